@@ -112,8 +112,9 @@ def resize(image: Array, size: tuple[int, int]) -> Array:
     value = np.einsum("ih,hwc->iwc", rows, image.astype(np.float32), optimize=True)
     value = np.einsum("jw,iwc->ijc", columns, value, optimize=True)
     if image.dtype == np.uint8:
-        return np.clip(np.rint(value), 0, 255).astype(np.uint8)
-    return value.astype(image.dtype)
+        value = np.clip(np.rint(value), 0, 255)
+    result: Array = value.astype(image.dtype)
+    return result
 
 
 def _weights(old: int, new: int) -> Array:
