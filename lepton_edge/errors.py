@@ -22,6 +22,7 @@ class EdgeError(Exception):
 
     exit_code = 1
     kind = "internal"
+    status = "ERROR"  # the status word of the JSON documents and of a report's row
 
     def __init__(self, message: str, *, next: str | None = None) -> None:
         super().__init__(message)
@@ -45,6 +46,7 @@ class UsageError(EdgeError):
 class GateFailed(EdgeError):
     exit_code = 3
     kind = "gate"
+    status = "FAIL(parity)"
 
 
 class BackendMissing(EdgeError):
@@ -55,16 +57,19 @@ class BackendMissing(EdgeError):
 class PlacementError(EdgeError):
     exit_code = 5
     kind = "placement"
+    status = "FALLBACK"
 
 
 class UnstableMeasurement(EdgeError):
     exit_code = 6
     kind = "unstable"
+    status = "UNSTABLE"
 
 
 class CannotConvert(EdgeError):
     exit_code = 7
     kind = "cannot-convert"
+    status = "FAIL(convert)"
 
 
 class BadInput(EdgeError):

@@ -104,7 +104,7 @@ def _usage_hint(error: Exception) -> str | None:
 def _fail(arguments: list[str], error: errors.EdgeError) -> int:
     if "--json" in arguments:
         document = {
-            "status": "ERROR",
+            "status": error.status,
             "exit_code": error.exit_code,
             "error": error.as_dict(),
         }

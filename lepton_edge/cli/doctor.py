@@ -1,0 +1,107 @@
+"""`lepton-edge doctor`: what is installed, what really runs, and the command for what is missing."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+
+from lepton_edge import errors
+from lepton_edge.cli import _common as common
+
+# name -> (packages, extra, what for); `works` is asked of those that have a probe.
+_PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "onnx": (("onnxruntime",), "onnx", "run ONNX"),
+    "openvino": (("openvino",), "openvino", "run OpenVINO"),
+    "tflite": (("ai-edge-litert", "tflite-runtime", "tensorflow"), "tflite", "run TFLite"),
+    "torch": (("torch",), "torch", "PyTorch sources, the reference"),
+    "tensorflow": (("tensorflow",), "tensorflow", "Keras and SavedModel sources"),
+    "onnx-convert": (("onnx", "onnxslim"), "onnx", "export ONNX"),
+    "tf2onnx": (("tf2onnx",), "tf2onnx", "Keras to ONNX"),
+    "nncf": (("nncf",), "openvino", "int8 for OpenVINO"),
+    "tflite-convert": (("litert-torch", "ai-edge-quantizer"), "tflite-convert", "export TFLite"),
+    "onnx2tf": ((), "", "ONNX to TFLite, in an environment of its own"),
+    "tensorrt": (("tensorrt", "tensorrt-rtx-cu13-bindings"), "tensorrt", "build TensorRT engines"),
+    "report": (("jinja2", "bokeh"), "report", "HTML reports"),
+    "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
+}
+_ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
+_PROBED = ("onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt")
+
+
+def command(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="Only these; missing ones give exit code 4.")
+    ] = None,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> int:
+    """Show what is installed, prove each runtime with one inference, and say what to do next."""
+    for name in parts or ():
+        if name not in _PARTS:
+            raise errors.unknown("part", name, _PARTS)
+    found = [_examine(name) for name in (parts or _PARTS)]
+    missing = [row["name"] for row in found if parts and not row["works"]]
+    document: dict[str, Any] = {
+        "status": f"SKIPPED({', '.join(missing)} missing)" if missing else "PASS",
+        "exit_code": errors.BackendMissing.exit_code if missing else 0,
+        "python": sys.version.split()[0],
+        "parts": found,
+    }
+    return common.emit(document, json, lambda: _text(document))
+
+
+def _examine(name: str) -> dict[str, Any]:
+    packages, extra, purpose = _PARTS[name]
+    versions = {package: _version(package) for package in packages}
+    there = [package for package, found in versions.items() if found]
+    enough = bool(there) if name in _ANY_OF else len(there) == len(packages)
+    row: dict[str, Any] = {
+        "name": name,
+        "purpose": purpose,
+        "versions": {package: versions[package] for package in there},
+        "works": enough,
+        "reason": None,
+        "next": None,
+    }
+    if not enough:
+        absent = [package for package in packages if package not in there]
+        row["reason"] = f"not installed: {', '.join(absent)}"
+        row["next"] = f"pip install 'lepton-edge[{extra}]'"
+    elif name in _PROBED:
+        row |= _probe(name)
+    return row
+
+
+def _probe(name: str) -> dict[str, Any]:
+    """One real inference (or build) in a process of its own, so that a crash is only a finding."""
+    from lepton_edge import jobs
+
+    try:
+        return {"works": True, "proof": jobs.call("probe", part=name, time_limit_s=120)["proof"]}
+    except errors.EdgeError as error:
+        return {"works": False, "reason": error.message, "next": error.next}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _text(document: dict[str, Any]) -> str:
+    lines = [f"Python {document['python']}"]
+    width = max(len(row["name"]) for row in document["parts"])
+    for row in document["parts"]:
+        versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
+        state = "works" if row["works"] else "missing" if not row["versions"] else "fails"
+        detail = row.get("proof") or row["reason"] or "installed"
+        lines.append(f"{row['name']:<{width}}  {state:<7}  {row['purpose']}: {detail}")
+        if versions:
+            lines.append(f"{'':<{width}}           {versions}")
+        if row["next"]:
+            lines.append(f"{'':<{width}}           next: {row['next']}")
+    return "\n".join(lines)

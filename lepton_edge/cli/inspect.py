@@ -1,0 +1,56 @@
+"""`lepton-edge inspect`: what a model is made of, and which targets can take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_edge.cli import _common as common
+
+
+def command(
+    model: common.Model,
+    weights: common.Weights = None,
+    inputs: common.Inputs = None,
+    time_limit: common.TimeLimit = 600.0,
+    memory_limit: common.MemoryLimit = None,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> int:
+    """Show a model's signature, operators, parameters, MACs, size, and the targets it can go to."""
+    from lepton_edge import inspection
+
+    found = inspection.inspect(
+        common.source(model, weights, inputs),
+        time_limit_s=time_limit,
+        memory_limit_mb=memory_limit,
+    )
+    return common.emit({"status": "PASS", "exit_code": 0, **found}, json, lambda: _text(found))
+
+
+def _text(found: dict[str, Any]) -> str:
+    from lepton_edge.model import Signature
+
+    signature = Signature.from_dict(found["signature"])
+    operators = sorted(found["operators"].items(), key=lambda item: (-item[1], item[0]))
+    macs = found["macs"]
+    lines = [
+        common.aligned(
+            [
+                ("model", found["source"]["path"]),
+                ("framework", found["framework"]),
+                *(("input", spec) for spec in signature.inputs),
+                *(("output", spec) for spec in signature.outputs),
+                ("parameters", f"{found['parameters']:,}"),
+                ("MACs", "not known" if macs is None else f"{macs:,} a sample"),
+                ("size", f"{found['size_bytes'] / 1e6:.2f} MB"),
+                ("operators", ", ".join(f"{name} {count}" for name, count in operators)),
+            ]
+        ),
+        "",
+        "targets",
+    ]
+    width = max(len(f"{row['format']} {row['precision']}") for row in found["targets"])
+    for row in found["targets"]:
+        name = f"{row['format']} {row['precision']}"
+        lines.append(f"  {name:<{width}}  {'yes' if row['ok'] else 'no: ' + row['reason']}")
+    return "\n".join(lines)

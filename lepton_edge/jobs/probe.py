@@ -1,0 +1,58 @@
+"""The job behind `doctor`: one real inference (or build) with one part, on a tiny file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_edge import errors
+from lepton_edge.artifact import Artifact
+
+_FOLDER = Path(__file__).parent
+_EXPECTED = np.array([[1.0, 0.0, 3.0, 0.0]], np.float32)  # max(x, 0) of the input below
+_INPUT = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
+
+
+def run(part: str) -> dict[str, Any]:
+    """`{"proof": text}`; raises the part's own error, or `WorkerFailed` for a wrong answer."""
+    probes = {
+        "onnx": lambda: _runtime("onnx", "probe.onnx"),
+        "openvino": lambda: _runtime("openvino", "probe.onnx"),  # it reads ONNX itself
+        "tflite": lambda: _runtime("tflite", "probe.tflite"),
+        "torch": _torch,
+        "tensorflow": _tensorflow,
+    }
+    return {"proof": probes[part]()}
+
+
+def _runtime(format: str, file: str) -> str:
+    from lepton_edge import loading
+
+    artifact = Artifact(folder=_FOLDER, file=file, format=format)
+    with loading.load(artifact) as session:
+        (output,) = session.run(_INPUT).values()
+        _check(output)
+        facts = session.facts
+    return f"one inference right, {facts.get('runtime', format)}"
+
+
+def _torch() -> str:
+    import torch
+
+    _check(torch.relu(torch.from_numpy(_INPUT)).numpy())
+    cuda = "with CUDA" if torch.cuda.is_available() else "CPU"
+    return f"one inference right, {cuda}"
+
+
+def _tensorflow() -> str:
+    import tensorflow as tf
+
+    _check(tf.nn.relu(_INPUT).numpy())
+    return "one inference right"
+
+
+def _check(output: Any) -> None:
+    if not np.array_equal(output, _EXPECTED):
+        raise errors.WorkerFailed(f"The probe gave {output.tolist()}, not {_EXPECTED.tolist()}.")
