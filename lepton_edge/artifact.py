@@ -231,7 +231,7 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
-        else:
+        elif temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ library prints goes to standard error, so it can never be taken for a result.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ import traceback
 from typing import Any
 
 from lepton_edge import errors, plugins
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main() -> int:
@@ -23,22 +26,28 @@ def main() -> int:
     try:
         job = json.loads(sys.stdin.read())
         answer = {"ok": plugins.load("jobs", job.pop("do")).run(**job)}
-    except errors.EdgeError as error:
-        answer = {"error": error.as_dict()}
-    except MemoryError:
-        answer = {
-            "error": {"kind": "worker", "message": "The job ran out of memory.", "next": None}
-        }
     except Exception as error:  # noqa: BLE001 - the border of the process: it must be reported
-        traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
-        answer = {"error": {"kind": "internal", "message": message, "next": None}}
+        answer = {"error": _described(error).as_dict()}
     with os.fdopen(result_fd, "w") as out:
         json.dump(answer, out)
     sys.stdout.flush()
     sys.stderr.flush()
     # Some runtimes crash while their static objects are torn down; the answer is out already.
     os._exit(0)
+
+
+def _described(error: Exception) -> errors.EdgeError:
+    if isinstance(error, errors.EdgeError):
+        return error
+    traceback.print_exc()
+    if isinstance(error, MemoryError):
+        return errors.WorkerFailed("The job ran out of memory.")
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        place = f" {error.filename!r}" if error.filename else ""
+        return errors.UsageError(
+            f"Cannot write{place}: {error.strerror}.", next="Nothing was changed; free some space."
+        )
+    return errors.EdgeError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`lepton-edge doctor`: what is installed, what really runs, and the command for what is missing."""
+"""`lepton-edge doctor`: what is installed, what really runs, and how to get what is missing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,39 @@
+"""What is installed: every module once, the data files, and the links at the top."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lepton_edge"
+
+
+@pytest.mark.parametrize("name", ["converters", "runtimes", "calibration", "devices"])
+def test_the_links_at_the_top_lead_into_the_package(name: str) -> None:
+    link = ROOT / name
+    assert link.is_symlink()
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == PACKAGE / name
+
+
+def test_every_module_is_in_the_wheel_once(tmp_path: Path) -> None:
+    pytest.importorskip("build", reason="needs the dev extra: pip install 'lepton-edge[dev]'")
+    # Without isolation nothing is downloaded; the build environment is this one.
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path)]
+    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    expected = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert Counter(names) == Counter(expected)
