@@ -1,0 +1,103 @@
+"""Any source to ONNX: float32, float16, int8 (static) and int8-dynamic, for ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lepton_edge import errors
+from lepton_edge.artifact import Artifact
+from lepton_edge.converters import _float_onnx as floats
+from lepton_edge.model import Model
+from lepton_edge.samples import Samples
+from lepton_edge.target import Target
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
+
+
+@dataclass(frozen=True)
+class Options:
+    """`batch` is fixed in the file, or `dynamic`. `opset` is 17 by default, 18 with dynamo.
+
+    `exporter` is torch.onnx's, for PyTorch sources: the two agree to 1e-6, torchscript is 20 times
+    faster. `simplify` folds constants, checked by running the graph before and after.
+    `quantizer` is who makes int8: ONNX Runtime's library.
+    """
+
+    batch: Literal["dynamic"] | int = 1
+    opset: int | None = None
+    exporter: Literal["torchscript", "dynamo"] = "torchscript"
+    simplify: Literal["onnxslim", "none"] = "onnxslim"
+    quantizer: Literal["library"] = "library"
+
+
+def refuses(framework: str, precision: str) -> str | None:
+    """One clause why this pair cannot be converted; None where it can be tried."""
+    if framework not in floats.FRAMEWORKS:
+        return f"the ONNX converter reads no {framework} models"
+    if precision == "bf16":
+        return "ONNX Runtime's CPU provider has no bf16 kernels; ask for fp16"
+    if precision not in PRECISIONS:
+        return f"the ONNX converter makes {', '.join(PRECISIONS)}, not {precision}"
+    return None
+
+
+def convert(
+    model: Model,
+    target: Target,
+    out: Path,
+    *,
+    calibration: Samples | None = None,
+    options: Options,
+) -> Artifact:
+    """Writes the .onnx file into the empty folder `out`; inputs and outputs keep their dtypes.
+
+    int8 needs `calibration`. Raises `CannotConvert` naming the operator that has no ONNX form.
+    """
+    reason = refuses(model.framework, target.precision)
+    if reason is not None:
+        raise errors.CannotConvert(f"Cannot convert to {target}: {reason}.")
+    if target.precision == "int8" and calibration is None:
+        raise errors.UsageError(
+            "int8 needs real inputs to find the ranges of activations.",
+            next="Give training samples with --calib, or ask for int8-dynamic.",
+        )
+    made = floats.export(
+        model,
+        out,
+        batch=options.batch,
+        opset=options.opset,
+        exporter=options.exporter,
+        simplify=options.simplify,
+    )
+    record = None
+    if target.precision == "fp16":
+        from lepton_edge.converters._onnx_half import to_half
+
+        made = made.then(*to_half(made.proto), "onnxruntime")
+    elif target.precision == "int8":
+        from lepton_edge.converters import _onnx_int8
+
+        assert calibration is not None
+        proto, step, record = _onnx_int8.static(made.proto, made.signature, calibration, out)
+        made = made.then(proto, step, "onnxruntime")
+    elif target.precision == "int8-dynamic":
+        from lepton_edge.converters import _onnx_int8
+
+        example = model.example(floats.example_batches(options.batch)[0])
+        made = made.then(*_onnx_int8.dynamic(made.proto, example, out), "onnxruntime")
+    file = f"{model.source.stem}_{target.precision}.onnx"
+    floats.save(made.proto, out / file)
+    return Artifact(
+        folder=out,
+        file=file,
+        format="onnx",
+        precision=target.precision,
+        signature=made.signature,
+        inputs=floats.bindings(made.signature.inputs),
+        outputs=floats.bindings(made.signature.outputs),
+        steps=made.steps,
+        calibration=record,
+        versions=made.versions,
+    )
