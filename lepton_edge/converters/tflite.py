@@ -1,0 +1,244 @@
+"""Writes .tflite: from PyTorch by litert_torch, from Keras and SavedModel by tf.lite, from ONNX by
+onnx2tf, from .tflite by taking the file; then fp16 and int8 by ai_edge_quantizer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from lepton_edge import errors
+from lepton_edge.artifact import Artifact, Binding
+from lepton_edge.converters import _tflite_bind, _tflite_quantize
+from lepton_edge.model import Model, Signature, TensorSpec
+from lepton_edge.samples import Samples
+from lepton_edge.target import Target
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
+_LIBRARIES = {
+    "torch": ("torch", "litert-torch", "litert-converter"),
+    "torch.export": ("torch", "litert-torch", "litert-converter"),
+    "keras": ("tensorflow", "keras"),
+    "savedmodel": ("tensorflow",),
+    "onnx": (),
+    "tflite": (),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """`batch` is a size or `dynamic` (convolutional models only, where the source is PyTorch).
+
+    `quantizer` says whose int8 it is. `io` is the type of the file's inputs and outputs for int8:
+    `float` keeps the source's, `int8` leaves the conversion to the caller. `onnx2tf_python` is the
+    Python of the environment that holds onnx2tf (default: the one `lepton-edge doctor` shows).
+    """
+
+    batch: Literal["dynamic"] | int = 1
+    quantizer: Literal["library"] = "library"
+    io: Literal["float", "int8"] = "float"
+    onnx2tf_python: str | None = None
+
+
+def refuses(framework: str, precision: str) -> str | None:
+    """Why this pair cannot be had, as one clause; None where it can be tried."""
+    if framework not in _LIBRARIES:
+        return {
+            "torchscript": "litert_torch takes a module or a .pt2, not TorchScript",
+        }.get(framework, f"nothing turns {framework} into TFLite")
+    if precision not in PRECISIONS:
+        return f"TFLite is not written in {precision}"
+    return None
+
+
+def convert(
+    model: Model,
+    target: Target,
+    out: Path,
+    *,
+    calibration: Samples | None = None,
+    options: Options,
+) -> Artifact:
+    """Writes the file in `target.precision`; its tensors are bound by running it on an example.
+
+    A .tflite source is copied, or quantised: so a float file, slow to make, serves all precisions.
+    Raises `CannotConvert` naming the operator, `BackendMissing`, or `UsageError` for int8 without
+    calibration data.
+    """
+    refused = refuses(model.framework, target.precision)
+    if refused:
+        raise errors.CannotConvert(
+            f"Cannot convert {model.source.path!r} to {target}: {refused}.",
+            next=f"TFLite takes {', '.join(_LIBRARIES)}; precisions: {', '.join(PRECISIONS)}.",
+        )
+    if target.precision == "int8" and calibration is None:
+        raise errors.UsageError(
+            "int8 for TFLite needs calibration data.", next="Give it with --calib."
+        )
+    if options.io == "int8" and target.precision != "int8":
+        raise errors.UsageError(
+            f"The option io=int8 goes with precision int8, not {target.precision}.",
+            next="Leave it out.",
+        )
+    batch = _batch(model, options)
+    example = batch or 2  # a dynamic batch is tried with more than one
+    name = f"{model.source.stem}_{target.precision}.tflite"
+    with tempfile.TemporaryDirectory() as folder:
+        floats = Path(folder) / "float.tflite"
+        steps = [_write_float(model, floats, batch, target.precision, options)]
+        inputs, outputs = _tflite_bind.bind(model, floats, example, writer=str(steps[0]["step"]))
+        record = ranges = None
+        if target.precision == "fp32" or "stored" in steps[0]:
+            shutil.copyfile(floats, out / name)
+        else:
+            if target.precision == "int8":
+                assert calibration is not None
+                ranges, record = _tflite_quantize.calibrate(floats, model, inputs, calibration)
+            steps.append(
+                _tflite_quantize.quantize(
+                    floats, out / name, target.precision, io=options.io, ranges=ranges
+                )
+            )
+            inputs, outputs = _renamed(inputs, outputs, floats, out / name)
+    signature = model.signature.with_batch(batch)
+    if options.io == "int8":
+        signature, quantisation = _integer(signature, inputs, outputs, out / name)
+        steps[-1] = {**steps[-1], "quantisation": quantisation}
+    return Artifact(
+        folder=out,
+        file=name,
+        format="tflite",
+        precision=target.precision,
+        signature=signature,
+        inputs=inputs,
+        outputs=outputs,
+        steps=tuple(steps),
+        calibration=record,
+        versions=_versions(model.framework, target.precision),
+    )
+
+
+def _batch(model: Model, options: Options) -> int | None:
+    """The batch size to write, None for dynamic; it must be one that the source has."""
+    wanted = None if options.batch == "dynamic" else options.batch
+    if wanted is not None and wanted < 1:
+        raise errors.UsageError(f"A batch has at least 1 sample, not {wanted}.")
+    for spec in model.signature.inputs:
+        fixed = spec.shape[0] if spec.shape else None
+        if fixed is not None and fixed != wanted:
+            raise errors.CannotConvert(
+                f"{model.source.path!r} has a fixed batch of {fixed} ({spec}), not"
+                f" {options.batch}.",
+                next=f"Use --option batch={fixed}, or export the source with a dynamic batch.",
+            )
+    return wanted
+
+
+def _write_float(
+    model: Model, file: Path, batch: int | None, precision: str, options: Options
+) -> dict[str, Any]:
+    if model.framework in ("torch", "torch.export"):
+        from lepton_edge.converters import _tflite_torch
+
+        return _tflite_torch.write(model, file, batch)
+    if model.framework in ("keras", "savedmodel"):
+        from lepton_edge.converters import _tflite_tensorflow
+
+        return _tflite_tensorflow.write(model, file, batch)
+    if model.framework == "onnx":
+        from lepton_edge.converters import _tflite_onnx
+
+        python = _tflite_onnx.python(options.onnx2tf_python)
+        return _tflite_onnx.write(model, file, batch, python)
+    return _copy(Path(model.native), file, precision)
+
+
+def _copy(source: Path, file: Path, precision: str) -> dict[str, Any]:
+    """Takes a .tflite as it is; what it already is must not be called something else."""
+    shutil.copyfile(source, file)
+    stored = _stored(source)
+    if stored == "fp32":
+        return {"step": "copy"}
+    if stored == precision:
+        return {"step": "copy", "stored": stored}
+    raise errors.CannotConvert(
+        f"{str(source)!r} is {stored} already and cannot become {precision}.",
+        next=f"Ask for precision {stored}, or give the float model.",
+    )
+
+
+def _stored(file: Path) -> str:
+    """The precision that a file's tensors show: `fp32`, `fp16`, or one of the int8 kinds."""
+    opened = _tflite_bind.interpreter(file)
+    quantised = {"int8": 0, "uint8": 0, "int16": 0}
+    half = activations = False
+    produced = _produced(opened)
+    for each in opened.get_tensor_details():
+        dtype = str(each["dtype"].__name__)
+        half = half or dtype == "float16"
+        if dtype in quantised and len(each["quantization_parameters"]["scales"]):
+            quantised[dtype] += 1
+            activations = activations or each["index"] in produced
+    if any(quantised.values()):
+        return "int8" if activations else "int8-weights"
+    return "fp16" if half else "fp32"
+
+
+def _produced(opened: Any) -> set[int]:
+    """Indices of tensors that operators write; the rest are constants and inputs."""
+    return {
+        int(index)
+        for operator in opened._get_ops_details()  # the interpreter has no public form of this
+        if operator["op_name"] not in ("DEQUANTIZE", "DELEGATE")
+        for index in operator["outputs"]
+    }
+
+
+def _renamed(
+    inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], before: Path, after: Path
+) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
+    """The same bindings after quantisation, which renames tensors and keeps their order."""
+    results = []
+    for bindings, old, new in zip(
+        (inputs, outputs), _tflite_bind.tensors(before), _tflite_bind.tensors(after), strict=True
+    ):
+        names = {a.name: b.name for a, b in zip(old, new, strict=True)}
+        results.append(tuple(replace(each, tensor=names[each.tensor]) for each in bindings))
+    return results[0], results[1]
+
+
+def _integer(
+    signature: Signature, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], file: Path
+) -> tuple[Signature, dict[str, dict[str, float]]]:
+    """The signature with the file's own dtypes, and scale and zero point of each int8 tensor."""
+    found = _tflite_bind.tensors(file)
+    quantisation: dict[str, dict[str, float]] = {}
+    sides = []
+    for specs, bindings, tensors in zip(
+        (signature.inputs, signature.outputs), (inputs, outputs), found, strict=True
+    ):
+        by_name = {each.name: each for each in tensors}
+        changed = []
+        for spec, binding in zip(specs, bindings, strict=True):
+            tensor = by_name[binding.tensor]
+            changed.append(TensorSpec(spec.name, spec.shape, tensor.dtype))
+            if tensor.scale:
+                quantisation[spec.name] = {"scale": tensor.scale, "zero_point": tensor.zero_point}
+        sides.append(tuple(changed))
+    return Signature(sides[0], sides[1]), quantisation
+
+
+def _versions(framework: str, precision: str) -> dict[str, str]:
+    libraries = [*_LIBRARIES[framework], "ai-edge-litert"]
+    if precision != "fp32":
+        libraries.append("ai-edge-quantizer")
+    found = {}
+    for library in libraries:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
