@@ -1,0 +1,107 @@
+"""`lepton-edge devices`: what is known of each device, with the source of every fact."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lepton_edge.cli import _common as common
+
+_TRUST = {"memory": "from memory", "derived": "derived", "detected": "detected here"}
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(help="A device; without one, all are listed.")
+    ] = None,
+    devices_folder: Annotated[
+        str | None, typer.Option(help="A folder with TOML profiles of your own.")
+    ] = None,
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> int:
+    """Show the devices that lepton-edge knows, or all that it knows of one."""
+    from lepton_edge import devices
+
+    if name is None:
+        profiles = [devices.load(known, devices_folder) for known in devices.names(devices_folder)]
+        rows = [
+            {"name": p.name, "title": p.title, "kind": p.kind, "architecture": p.architecture}
+            for p in profiles
+        ]
+        listed: dict[str, Any] = {"status": "PASS", "exit_code": 0, "devices": rows}
+        return common.emit(listed, json, lambda: _list_text(rows))
+    device = devices.load(name, devices_folder).as_dict()
+    return common.emit(
+        {"status": "PASS", "exit_code": 0, "device": device}, json, lambda: _text(device)
+    )
+
+
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    return common.aligned(
+        (row["name"], f"{row['title']} ({row['kind']}, {row['architecture']})") for row in rows
+    )
+
+
+class _Sources:
+    """Numbers the sources in the order in which they are first cited."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def cite(self, row: dict[str, Any]) -> str:
+        if row["source"] not in self.found:
+            self.found.append(row["source"])
+        trust = f", {_TRUST[row['mark']]}" if row["mark"] in _TRUST else ""
+        return f"[{self.found.index(row['source']) + 1}{trust}]"
+
+
+def _text(device: dict[str, Any]) -> str:
+    sources = _Sources()
+    lines = [f"{device['name']}: {device['title']} ({device['kind']}, {device['architecture']})"]
+    lines += [device["note"]] if device["note"] else []
+    lines += [f"features: {', '.join(device['isa'])}"] if device["isa"] else []
+    parts = {
+        "facts (peaks are dense, of the main processor alone)": [
+            _fact_row(name, fact, sources) for name, fact in device["facts"].items()
+        ],
+        "runtimes": [_runtime_row(row, sources) for row in device["runtimes"]],
+        "JetPack": [_stack_row(row, sources) for row in device["stacks"]],
+    }
+    for heading, rows in parts.items():
+        if rows:
+            lines += ["", heading, _indent(common.aligned(rows))]
+    if device["constraints"]:
+        lines += ["", "constraints"]
+        lines += [f"  {row['text']} {sources.cite(row)}" for row in device["constraints"]]
+    lines += ["", "sources"]
+    lines += [f"  [{number}] {source}" for number, source in enumerate(sources.found, 1)]
+    return "\n".join(lines)
+
+
+def _fact_row(name: str, fact: dict[str, Any], sources: _Sources) -> tuple[str, str]:
+    from lepton_edge.devices import Fact
+
+    note = f" ({fact['note']})" if fact["note"] else ""
+    return name.replace("_", " "), f"{Fact(**fact)}{note} {sources.cite(fact)}"
+
+
+def _runtime_row(row: dict[str, Any], sources: _Sources) -> tuple[str, str]:
+    version = f" {row['version']}" if row["version"] else ""
+    what = f"{row['format']}: {', '.join(row['precisions'])}"
+    return f"{row['name']}{version}", f"{what} {sources.cite(row)}"
+
+
+def _stack_row(row: dict[str, Any], sources: _Sources) -> tuple[str, str]:
+    parts = [f"TensorRT {row['tensorrt']}"]
+    parts += [
+        f"{label} {row[key]}"
+        for key, label in (("cuda", "CUDA"), ("python", "Python"), ("ubuntu", "Ubuntu"))
+        if row[key]
+    ]
+    return row["jetpack"], f"{', '.join(parts)} {sources.cite(row)}"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,1 @@
+"""The Edge TPU: operator rules, partition, compiled files, the compiler. Needs numpy only."""
