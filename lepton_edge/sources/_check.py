@@ -1,0 +1,145 @@
+"""Looks at a model file's content before any framework does: nothing is unpacked or run."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from lepton_edge import errors
+
+MOST_BYTES = 64 * 2**30  # unpacked; a larger archive is taken for a bomb
+MOST_RATIO = 200  # weights hardly compress
+MOST_MEMBERS = 100_000
+
+
+def damaged(path: Path, why: str, kind: str) -> errors.BadInput:
+    return errors.BadInput(
+        f"{str(path)!r} is not a sound {kind} file: {why}.",
+        next="Export or download it again.",
+    )
+
+
+def archive(path: Path, kind: str, wanted: tuple[str, ...] = ()) -> zipfile.ZipFile:
+    """The zip file, open; every member stays inside and the whole is of a sane size.
+
+    `wanted` are names of which one must end a member's path.
+    """
+    try:
+        opened = zipfile.ZipFile(path)
+        members = opened.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise damaged(path, str(error).lower().rstrip("."), kind) from None
+    if len(members) > MOST_MEMBERS:
+        raise damaged(path, f"it has {len(members):,} members", kind)
+    total = 0
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise damaged(path, f"its member {member.filename!r} leads outside", kind)
+        total += member.file_size
+        if member.file_size > 2**20 and member.file_size > MOST_RATIO * max(
+            1, member.compress_size
+        ):
+            raise damaged(path, f"its member {member.filename!r} unpacks out of proportion", kind)
+    if total > MOST_BYTES:
+        raise damaged(path, f"it unpacks to {total / 2**30:.0f} GiB", kind)
+    if wanted and not any(m.filename.endswith(wanted) for m in members):
+        raise damaged(path, f"it holds no {' or '.join(wanted)}", kind)
+    return opened
+
+
+def _zip(kind: str, *wanted: str) -> Callable[[Path], None]:
+    def check(path: Path) -> None:
+        archive(path, kind, wanted).close()
+
+    return check
+
+
+def _torchscript(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] != b"PK":
+        raise errors.BadInput(
+            f"{str(path)!r} is no TorchScript archive; it may be a pickle, which is never loaded.",
+            next="Save a state_dict and name it with --weights beside file.py:factory.",
+        )
+    with archive(path, "TorchScript") as opened:
+        names = [member.filename for member in opened.infolist()]
+    if not any("/code/" in name for name in names):
+        raise errors.BadInput(
+            f"{str(path)!r} holds no TorchScript code; it looks like a state_dict or a pickle.",
+            next="Name it with --weights beside file.py:factory.",
+        )
+
+
+def _tflite(path: Path) -> None:
+    data = path.read_bytes()
+    if data[4:8] != b"TFL3":
+        raise damaged(path, "it does not carry TFLite's mark", "TFLite")
+    if int.from_bytes(data[:4], "little") >= len(data):
+        raise damaged(path, "it is cut off", "TFLite")
+
+
+def _hdf5(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(8) != b"\x89HDF\r\n\x1a\n":
+            raise damaged(path, "it does not carry HDF5's mark", "HDF5")
+
+
+def _onnx(path: Path) -> None:
+    """Walks the fields of the outermost protobuf message: a graph, and no end before its end.
+
+    Wire format: https://protobuf.dev/programming-guides/encoding/; ModelProto.graph is field 7.
+    """
+    size = path.stat().st_size
+    graph = False
+    with path.open("rb") as file:
+
+        def varint() -> int:
+            value = shift = 0
+            while byte := file.read(1):
+                value |= (byte[0] & 127) << shift
+                shift += 7
+                if byte[0] < 128:
+                    return value
+                if shift > 63:
+                    break
+            raise damaged(path, "it is no protobuf message, or it is cut off", "ONNX")
+
+        while file.tell() < size:
+            field, wire = divmod(varint(), 8)
+            if wire == 0:
+                varint()
+            elif wire == 2:
+                length = varint()
+                graph = graph or (field == 7 and length > 0)
+                file.seek(length, 1)
+            elif wire in (1, 5):
+                file.seek(8 if wire == 1 else 4, 1)
+            else:
+                raise damaged(path, "it is no protobuf message", "ONNX")
+            if field == 0 or file.tell() > size:
+                raise damaged(path, "it is no protobuf message, or it is cut off", "ONNX")
+    if not graph:
+        raise damaged(path, "it holds no graph", "ONNX")
+
+
+CONTENT: dict[str, Callable[[Path], None]] = {
+    ".onnx": _onnx,
+    ".tflite": _tflite,
+    ".keras": _zip("Keras", "config.json"),
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".pt2": _zip("torch.export", "models/model.json", "serialized_exported_program.json"),
+    ".pt": _torchscript,
+}
+
+
+def saved_model(folder: Path) -> None:
+    """A folder is a SavedModel if it holds saved_model.pb."""
+    if not (folder / "saved_model.pb").is_file():
+        raise errors.BadInput(
+            f"The folder {str(folder)!r} is no SavedModel: it holds no saved_model.pb.",
+            next="Give a SavedModel's folder, or a model file.",
+        )

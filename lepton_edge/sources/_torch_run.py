@@ -1,0 +1,73 @@
+"""What the three kinds of PyTorch models share: how they are run, and how outputs are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_edge import errors
+from lepton_edge.model import Array, Feeds, ModelSource, TensorSpec, random_feeds
+from lepton_edge.sources import _build
+
+
+def torch_library() -> Any:
+    return _build.backend("torch", "PyTorch", "torch")
+
+
+def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], dict[str, Array]]:
+    """Runs `call` on positional tensors in the order of `names`, without gradients."""
+    torch = torch_library()
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        # A copy: torch must not write into the caller's arrays, nor warn of read-only ones.
+        tensors = [torch.from_numpy(np.array(feeds[name])) for name in names]
+        with torch.inference_mode():
+            return flatten(call(*tensors))
+
+    return run
+
+
+def flatten(outputs: Any) -> dict[str, Array]:
+    """Named arrays: `output` for one tensor, `output_0` ... for several, else a dict's own keys."""
+    torch = torch_library()
+    if isinstance(outputs, torch.Tensor):
+        return {"output": outputs.numpy()}
+    found: dict[str, Array] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found[name] = value.numpy()
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(f"{name}_{key}" if name else str(key), item)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                walk(f"{name or 'output'}_{index}", item)
+        elif value is not None:
+            raise errors.CannotConvert(
+                f"The model returns a {type(value).__name__}, which is no tensor.",
+                next="Return tensors, or tuples or dicts of them.",
+            )
+
+    walk("", outputs)
+    return found
+
+
+def example_of(specs: Sequence[TensorSpec], given: Mapping[str, Array]) -> dict[str, Array]:
+    """Values for `specs`: the given example where its shape fits, else seeded random ones."""
+    drawn = random_feeds(tuple(specs), specs[0].shape[0] or 1 if specs else 1)
+    for spec in specs:
+        value = given.get(spec.name)
+        if value is not None and value.shape == drawn[spec.name].shape:
+            drawn[spec.name] = value.astype(spec.dtype)
+    return drawn
+
+
+def need_inputs(source: ModelSource, kind: str) -> errors.UsageError:
+    return errors.UsageError(
+        f"{kind} {source.path!r} does not say what its inputs are.",
+        next="Name them in order with --input name=1x3x224x224:float32"
+        " (or give the module an attribute example_inputs: a dict of tensors).",
+    )

@@ -1,0 +1,51 @@
+"""A Keras model: .keras, or .h5. Loaded in safe mode: a Lambda layer is code and is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lepton_edge import errors
+from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
+from lepton_edge.sources import _build, _check, _tensorflow
+
+
+def load(source: ModelSource) -> Model:
+    """`native` is the `keras.Model`; outputs have the names of the layers that make them."""
+    _tensorflow.library()
+    keras = _build.backend("keras", "Keras", "tensorflow")
+    try:
+        model = keras.saving.load_model(source.file, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        if "ambda" in str(error):
+            raise errors.BadInput(
+                f"{source.path!r} has a Lambda layer, which is code from the file and is not run.",
+                next="Replace it by a layer of keras.ops and save again.",
+            ) from None
+        raise _check.damaged(source.file, first.rstrip("."), "Keras") from None
+    if not getattr(model, "inputs", None):
+        raise errors.BadInput(
+            f"{source.path!r} was saved before it was built: it has no inputs.",
+            next="Call the model once on data, then save it again.",
+        )
+    inputs = [_spec(tensor.name, tensor) for tensor in model.inputs]
+    names = list(model.output_names)
+    if isinstance(model.output, dict):
+        names = list(model.output)
+    outputs = [_spec(name, tensor) for name, tensor in zip(names, model.outputs, strict=True)]
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        values = [np.asarray(feeds[spec.name]) for spec in inputs]
+        struct = getattr(model, "_inputs_struct", None)
+        given: Any = values[0] if len(values) == 1 else values
+        if isinstance(struct, dict):
+            given = {key: feeds[tensor.name] for key, tensor in struct.items()}
+        return _tensorflow.named(model(given, training=False), names)
+
+    return _build.from_file("keras", source, model, inputs, outputs, run)
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype))

@@ -1,0 +1,27 @@
+"""A TorchScript archive (.pt). It carries no shapes, so its inputs must be named."""
+
+from __future__ import annotations
+
+from lepton_edge import errors
+from lepton_edge.model import Model, ModelSource
+from lepton_edge.sources import _build, _check, _torch_run
+
+
+def load(source: ModelSource) -> Model:
+    """Raises `UsageError` without `source.inputs`, `BadInput` for a damaged archive."""
+    torch = _torch_run.torch_library()
+    try:
+        module = torch.jit.load(source.file, map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise _check.damaged(source.file, first, "TorchScript") from None
+    if not source.inputs:
+        raise _torch_run.need_inputs(source, "TorchScript")
+    takes = len(list(module.graph.inputs())) - 1  # the first is the module itself
+    if takes != len(source.inputs):
+        raise errors.UsageError(
+            f"{source.path!r} takes {takes} inputs, {len(source.inputs)} were named."
+        )
+    run = _torch_run.runner(module, [spec.name for spec in source.inputs])
+    example = _torch_run.example_of(source.inputs, {})
+    return _build.probed("torchscript", source, module, run, example, source.inputs)
