@@ -7,6 +7,7 @@ what decides is that the outputs agree.
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +103,18 @@ def bind(
     """
     example = model.example(batch)
     reference = model.run(example)
-    inputs, outputs = tensors(file)
+    try:
+        inputs, outputs = tensors(file)
+    except errors.BadInput as error:
+        if model.framework == "tflite":
+            raise
+        named = re.search(r"opcode '(\w+)'|ops: (\w+)", error.message)
+        operator = f"the operator {named[1] or named[2]}" if named else "this model"
+        raise errors.CannotConvert(
+            f"{writer} wrote a file that the interpreter does not open, because of {operator}:"
+            f" {error.message.partition('does not open: ')[2]}",
+            next="Replace the operator in the model, or convert to ONNX.",
+        ) from None
     choices = list(itertools.islice(_assignments(model, inputs, example, writer), _MOST_RUNS))
     closest: dict[str, float] = {}
     for chosen in choices:

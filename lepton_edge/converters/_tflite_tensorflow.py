@@ -36,13 +36,16 @@ def write(model: Model, file: Path, batch: int | None) -> dict[str, Any]:
             def forward(*values: Any) -> Any:
                 return call(**dict(zip(names, values, strict=True)))
         else:
-            keeper = model.native
-            order = [each.name for each in keeper.inputs]
+            native = model.native
+            # The model itself as the keeper makes a file full of NaN (Keras 3.15, TensorFlow 2.21).
+            keeper = tf.Module()
+            keeper.held = [variable.value for variable in native.variables]
+            order = [each.name for each in native.inputs]
 
             def forward(*values: Any) -> Any:
                 named = dict(zip(names, values, strict=True))
                 given = [named[name] for name in order]
-                return keeper(given[0] if len(given) == 1 else named, training=False)
+                return native(given[0] if len(given) == 1 else named, training=False)
 
         try:
             traced = tf.function(forward).get_concrete_function(

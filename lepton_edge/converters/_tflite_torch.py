@@ -24,6 +24,7 @@ def write(model: Model, file: Path, batch: int | None) -> dict[str, Any]:
     module = model.native
     if isinstance(module, torch.export.ExportedProgram):
         module = module.module()
+        module.training = False  # such a module has no eval(): its mode is fixed in the graph
     example = model.example(_TRACED if batch is None else batch)
     arguments = tuple(torch.from_numpy(example[spec.name]) for spec in model.signature.inputs)
     wide = any(
