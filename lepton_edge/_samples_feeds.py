@@ -48,6 +48,12 @@ def bind(names: Sequence[str], signature: Signature) -> dict[str, str]:
     return {name: name for name in wanted}
 
 
+def batch_size(signature: Signature, most: int = 32) -> int:
+    """The batch that the signature fixes, else `most`."""
+    fixed = [spec.shape[0] for spec in signature.inputs if spec.shape]
+    return next((size for size in fixed if size is not None), most)
+
+
 def batches(samples: Samples, signature: Signature, batch: int) -> Iterator[Batch]:
     """Batches of `batch` samples; the last is smaller.
 

@@ -229,3 +229,35 @@ class Report:
     def from_dict(cls, given: Mapping[str, Any]) -> Report:
         values = {key: _tuples(value) for key, value in given.items() if key != "rows"}
         return cls(rows=tuple(map(Row.from_dict, given["rows"])), **values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latency of `b` against `a` in interleaved fresh processes.
+
+    `ratio` is the geometric mean of p50(b) / p50(a) over the pairs, `interval` its 95 % interval.
+    `verdict` says of b: `faster` or `slower` where the whole interval is beyond the practical
+    `margin`, else `tie`; `NOT COMPARABLE` where the contexts differ. `conclusive` is
+    False for a tie whose interval is wider than the margin. `spread` is the relative standard
+    deviation of p50 between an artefact's own processes.
+    """
+
+    verdict: Literal["faster", "slower", "tie", "NOT COMPARABLE"]
+    ratio: float
+    interval: Interval
+    margin: float
+    conclusive: bool
+    a_p50_ms: tuple[float, ...]
+    b_p50_ms: tuple[float, ...]
+    a_spread: float
+    b_spread: float
+    window: str
+    reasons: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Comparison:
+        return from_dict(cls, given)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +16,8 @@ from typing import Any, final
 import numpy as np
 
 from lepton_edge import errors
-from lepton_edge._samples_feeds import Batch, batches, bind, feeds
+from lepton_edge._samples_feeds import Batch, batch_size, batches, bind, feeds
+from lepton_edge._user_code import load_function
 from lepton_edge.model import Array
 from lepton_edge.preprocess import Preprocess
 
@@ -27,12 +28,14 @@ __all__ = [
     "Reader",
     "Sample",
     "Samples",
+    "batch_size",
     "batches",
     "bind",
     "feeds",
     "fingerprint",
     "label_name",
     "limit",
+    "load_function",
     "open_samples",
     "overlap",
 ]
@@ -97,21 +100,25 @@ class Dataset(Samples):
         reader: Reader,
         path: str,
         preprocess: Preprocess | None = None,
-        size: int | None = None,
-        seed: int | None = None,
+        limits: Sequence[Sequence[int | None]] = (),
     ) -> None:
         self.path, self.preprocess, self.classes = path, preprocess, reader.classes
-        self._reader, self._size, self._seed = reader, size, seed
+        self._reader, self._limits = reader, tuple(map(tuple, limits))
         self._chosen: frozenset[int] | None = None
         if preprocess is not None and len(reader.names) != 1:
             raise errors.UsageError(
                 f"Preprocessing takes data with one input, {path!r} has {list(reader.names)}.",
                 next="Store the prepared inputs, or yield them from file.py:function.",
             )
-        if size is not None and size < 1:
+        for size, seed in self._limits:
+            self._take(size or 0, seed)
+
+    def _take(self, size: int, seed: int | None) -> None:
+        """Narrows what is chosen to `size` of it."""
+        if size < 1:
             raise errors.UsageError(f"Cannot take {size} samples; take at least one.")
-        if size is not None and size < len(reader):
-            order = np.arange(len(reader))
+        if size < len(self):
+            order = np.array(sorted(self._chosen or range(len(self._reader))))
             if seed is not None:
                 order = np.random.default_rng(seed).permutation(order)
             self._chosen = frozenset(order[:size].tolist())
@@ -129,7 +136,8 @@ class Dataset(Samples):
 
     def limited(self, n: int, seed: int | None) -> Dataset:
         """The same reader, restricted as `limit` says."""
-        return Dataset(self._reader, self.path, self.preprocess, n, seed)
+        limits = (*self._limits, (n, seed))
+        return Dataset(self._reader, self.path, self.preprocess, limits)
 
     def content(self) -> Iterator[bytes]:
         return (_digest(sample.inputs) for sample in self._read())
@@ -138,8 +146,7 @@ class Dataset(Samples):
         return {
             "path": self.path,
             "preprocess": self.preprocess.as_dict() if self.preprocess else None,
-            "limit": self._size,
-            "seed": self._seed,
+            "limits": [list(each) for each in self._limits],
         }
 
     def _read(self) -> Iterator[Sample]:
@@ -182,9 +189,8 @@ def open_samples(
         given = spec.get("preprocess")
         if preprocess is None and given is not None:
             preprocess = Preprocess.from_dict(given)
-        return Dataset(
-            _open(spec["path"]), spec["path"], preprocess, spec.get("limit"), spec.get("seed")
-        )
+        path = str(spec["path"])
+        return Dataset(_open(path), path, preprocess, spec.get("limits", ()))
     return Dataset(_open(str(spec)), str(spec), preprocess)
 
 
@@ -226,12 +232,10 @@ def limit(samples: Samples, n: int, *, seed: int | None = 0) -> Samples:
     """
     if n >= len(samples):
         return samples
-    given = samples.as_dict()
-    if given.get("limit") is not None:
-        raise errors.UsageError("This data is a subset already.", next="Take it from the whole.")
     if isinstance(samples, Dataset):
         return samples.limited(n, seed)
-    return open_samples({**given, "limit": n, "seed": seed})
+    given = samples.as_dict()
+    return open_samples({**given, "limits": [*given.get("limits", ()), [n, seed]]})
 
 
 def fingerprint(samples: Samples | Iterable[bytes]) -> str:

@@ -264,8 +264,12 @@ def test_preprocessing_and_round_trip(npz):
         np.testing.assert_allclose(sample.inputs["image"], want[index], rtol=1e-5, atol=1e-5)
     # preprocessing changes neither the fingerprint nor what counts as the same content
     assert fingerprint(samples) == fingerprint(open_samples(npz))
-    with pytest.raises(errors.UsageError, match="subset already"):
-        limit(again, 2)
+    # a part of a part is drawn from the part, and travels as well
+    smaller = limit(again, 2, seed=5)
+    assert {sample.name for sample in smaller} < {sample.name for sample in again}
+    assert fingerprint(open_samples(smaller.as_dict())) == fingerprint(smaller)
+    with pytest.raises(errors.UsageError, match="at least one"):
+        limit(samples, 0)
 
 
 def test_preprocessing_needs_one_input(tmp_path):

@@ -1,0 +1,187 @@
+"""The machine's facts that a measurement belongs to, by group. What cannot be read is None."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# Instruction sets that decide which kernels a runtime takes (x86, then Arm).
+FEATURES = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+LIBRARIES = (
+    "lepton-edge", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime",
+    "tensorflow", "torch", "keras", "onnx", "nncf", "litert-torch", "ai-edge-quantizer", "tf2onnx",
+)  # fmt: skip
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_AFFINITY")
+CPU = Path("/sys/devices/system/cpu")
+
+
+def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
+    """Facts now, in groups `cpu`, `load`, `memory`, `system`, `process`, `versions`.
+
+    Frequencies in MHz, temperatures in degrees Celsius, memory in MB. Versions are read from the
+    packages' metadata, without importing them.
+    """
+    fields = _cpuinfo()
+    meminfo = _meminfo()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    frequencies = [
+        int(text) / 1000
+        for cpu in sorted(CPU.glob("cpu[0-9]*"))
+        if (text := _read(cpu / "cpufreq/scaling_cur_freq")) is not None and text.isdigit()
+    ]
+    return {
+        "cpu": {
+            "model": fields.get("model name")
+            or fields.get("Model")
+            or platform.processor()
+            or None,
+            "architecture": platform.machine(),
+            "cores": os.cpu_count(),
+            "physical_cores": _physical_cores(),
+            "features": [name for name in FEATURES if name in flags] if flags else None,
+            "virtual": "hypervisor" in flags if flags else None,
+            "governor": _each("cpufreq/scaling_governor"),
+            "boost": _read(CPU / "cpufreq/boost"),
+            "frequency_mhz": frequencies or _cpuinfo_mhz(),
+            "max_frequency_mhz": _mhz(_read(CPU / "cpu0/cpufreq/cpuinfo_max_freq")),
+        },
+        "load": {
+            "average_1_min": _load_average(),
+            "temperature_c": _temperatures(),
+        },
+        "memory": {
+            "total_mb": meminfo.get("MemTotal"),
+            "available_mb": meminfo.get("MemAvailable"),
+            "swap_total_mb": meminfo.get("SwapTotal"),
+        },
+        "system": {
+            "os": platform.system(),
+            "kernel": platform.release(),
+            "libc": " ".join(platform.libc_ver()).strip() or None,
+        },
+        "process": {
+            "affinity": sorted(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else None,
+            "cpu_quota": _read(Path("/sys/fs/cgroup/cpu.max")),
+            **{name: os.environ.get(name) for name in THREAD_VARIABLES},
+        },
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: found for name in libraries if (found := _version(name)) is not None},
+        },
+    }
+
+
+# What two measurements must share to be compared; the rest (load, temperature) varies by nature.
+COMPARABLE = (
+    ("cpu", "model"),
+    ("cpu", "features"),
+    ("cpu", "governor"),
+    ("cpu", "boost"),
+    ("system", "kernel"),
+    ("process", "affinity"),
+    ("process", "cpu_quota"),
+    ("process", "OMP_NUM_THREADS"),
+)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In what the contexts differ so that their latencies must not be compared."""
+    return [
+        f"{group} {name}: {a.get(group, {}).get(name)!r} and {b.get(group, {}).get(name)!r}"
+        for group, name in COMPARABLE
+        if a.get(group, {}).get(name) != b.get(group, {}).get(name)
+    ]
+
+
+def peak_rss_mb() -> float:
+    """The largest resident set of this process so far.
+
+    On Linux not by getrusage: a new process inherits in its ru_maxrss the peak of its parent.
+    """
+    text = _read(Path("/proc/self/status")) or ""
+    for line in text.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    pairs = (line.partition(":") for line in (_read(Path("/proc/cpuinfo")) or "").splitlines())
+    fields: dict[str, str] = {}
+    for key, _, value in pairs:
+        fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def _cpuinfo_mhz() -> list[float] | None:
+    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+    found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    return found or None
+
+
+def _meminfo() -> dict[str, int]:
+    fields = {}
+    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+        key, _, rest = line.partition(":")
+        if rest.strip().endswith("kB"):
+            fields[key] = int(rest.split()[0]) // 1024
+    return fields
+
+
+def _physical_cores() -> int | None:
+    pattern = "cpu[0-9]*/topology/thread_siblings_list"
+    siblings = {_read(path) for path in CPU.glob(pattern)} - {None}
+    return len(siblings) or None
+
+
+def _each(name: str) -> str | None:
+    """The value that all CPUs have, or all that occur."""
+    found = sorted({text for path in CPU.glob(f"cpu[0-9]*/{name}") if (text := _read(path))})
+    return ", ".join(found) or None
+
+
+def _mhz(khz: str | None) -> float | None:
+    return int(khz) / 1000 if khz and khz.isdigit() else None
+
+
+def _load_average() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
+def _temperatures() -> dict[str, float] | None:
+    found = {}
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+        text = _read(zone / "temp")
+        if text is not None and text.lstrip("-").isdigit():
+            found[f"{zone.name} {_read(zone / 'type') or ''}".strip()] = int(text) / 1000
+    return found or None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
