@@ -1,0 +1,83 @@
+"""The job `infer`: one subject over samples, every output kept, a row a sample."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_edge import errors, loading, sources
+from lepton_edge.model import ModelSource
+from lepton_edge.samples import batch_size, batches, limit, open_samples
+
+EXAMPLES = "inputs.npz"
+
+
+def run(
+    *,
+    subject: Mapping[str, Any],
+    out: str,
+    n: int,
+    data: Mapping[str, Any] | None = None,
+    examples: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes one .npy an output into the folder `out`: [n, ...], written row by row.
+
+    `data` is a data set as text, of which `n` samples are drawn (seeded). Without it, `examples`
+    is the model's source whose seeded example inputs are used; they are kept in `inputs.npz`, so
+    that another subject can be given the same.
+    """
+    folder = Path(out)
+    if data is None:
+        if examples is None:
+            raise errors.UsageError("There is nothing to infer on.", next="Give data or examples.")
+        data = _examples(ModelSource.from_dict(examples), folder, n)
+    samples = limit(open_samples(data), n)
+    with loading.load(
+        loading.from_json(subject), device=device, threads=threads, options=options
+    ) as session:
+        files: dict[str, np.memmap[Any, Any]] = {}
+        start = 0
+        for batch in batches(samples, session.signature, batch_size(session.signature)):
+            outputs = session.run(batch.feeds)
+            fed = len(next(iter(batch.feeds.values())))
+            for name, value in outputs.items():
+                if value.ndim == 0 or len(value) != fed:
+                    raise errors.UsageError(
+                        f"The output {name!r} has the shape {list(value.shape)} for a batch of"
+                        f" {fed}: no row a sample.",
+                        next="Outputs need the batch as their first axis.",
+                    )
+                rows = value[: batch.n]
+                if name not in files:
+                    path = folder / f"output{len(files)}.npy"
+                    shape = (len(samples), *rows.shape[1:])
+                    files[name] = np.lib.format.open_memmap(path, "w+", rows.dtype, shape)
+                if files[name].shape[1:] != rows.shape[1:]:
+                    raise errors.UsageError(
+                        f"The output {name!r} changes its shape from sample to sample:"
+                        f" {list(files[name].shape[1:])}, then {list(rows.shape[1:])}.",
+                        next="Such outputs cannot be compared row by row.",
+                    )
+                files[name][start : start + batch.n] = rows
+            start += batch.n
+        facts = session.facts
+    for value in files.values():
+        value.flush()
+    names = {name: f"output{index}.npy" for index, name in enumerate(files)}
+    return {"outputs": names, "n": start, "facts": facts, "data": dict(data)}
+
+
+def _examples(source: ModelSource, folder: Path, n: int) -> dict[str, Any]:
+    """The source's own example inputs, as a data set; the model is dropped again."""
+    model = sources.load(source)
+    np.savez(folder / EXAMPLES, allow_pickle=False, **model.example(n))
+    del model
+    gc.collect()
+    return {"path": str(folder / EXAMPLES)}

@@ -1,0 +1,232 @@
+"""`benchmark` and `compare`: latency by one protocol, each run in a fresh process.
+
+Load and first inference are timed apart. Warm-up takes at least 10 runs and 1 s, until the medians
+of the last five slices lie within 5 %. Then `quick` is at least 100 runs and 10 s, `official` at
+least 1,024 runs and 60 s. No run is deleted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lepton_edge import context, errors, intervals, jobs, loading
+from lepton_edge.artifact import Artifact
+from lepton_edge.measurement import Comparison, Latency
+from lepton_edge.model import Array, ModelSource
+from lepton_edge.samples import Samples, open_samples
+
+Subject = str | Path | ModelSource | Artifact
+
+WINDOWS = {"quick": (100, 10.0), "official": (1024, 60.0)}
+DRIFT = 0.05
+P90_FROM, P99_FROM = 64, 662
+PAIRS = 5
+# Differences under it are of no use in practice, and below what layout of code and memory can do
+# to the same program (Mytkowicz et al., ASPLOS 2009): they are called a tie.
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The latency, what the runtime really used, and the machine it was measured on."""
+
+    latency: Latency
+    facts: Mapping[str, Any]
+    context: Mapping[str, Any]
+    inputs: str
+
+
+def benchmark(
+    subject: Subject,
+    *,
+    window: str = "quick",
+    data: str | Path | Samples | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    warmup_s: float = 1.0,
+    time_limit_s: float = 1800.0,
+    memory_limit_mb: int | None = None,
+) -> Benchmark:
+    """Single-stream latency of `subject`, in milliseconds.
+
+    `window` is `quick`, `official`, or `RUNS,SECONDS` (both are least amounts). Inputs are the
+    first of `data`, else the model's example, else random, all seeded. A run that drifted is not
+    an error here: `latency.unstable` says why it should not be trusted.
+    """
+    runs, seconds, text = parse_window(window)
+    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        out = Path(folder, "times.npy")
+        result = jobs.call(
+            "benchmark",
+            subject=loading.as_json(subject),
+            runs=runs,
+            seconds=seconds,
+            warmup_s=warmup_s,
+            out=str(out),
+            data=open_samples(data).as_dict() if data is not None else None,
+            device=device,
+            threads=threads,
+            options=dict(options or {}),
+            time_limit_s=time_limit_s,
+            memory_limit_mb=memory_limit_mb,
+        )
+        times = np.load(out)
+    if warmup_s != 1.0:
+        text += f", warm-up {warmup_s:g} s"
+    latency = summarise(times / 1e6, result, text)
+    return Benchmark(latency, result["facts"], result["context"], result["inputs"])
+
+
+def parse_window(text: str) -> tuple[int, float, str]:
+    """Least runs, least seconds, and the window in words."""
+    if text in WINDOWS:
+        return (*WINDOWS[text], text)
+    runs, comma, seconds = text.partition(",")
+    try:
+        least, duration = int(runs), float(seconds)
+    except ValueError:
+        comma = ""
+    if not comma or least < 1 or not 0 <= duration < float("inf"):
+        raise errors.UsageError(
+            f"Cannot read the window {text!r}.",
+            next="Give quick, official, or RUNS,SECONDS such as 200,5.",
+        )
+    return least, duration, f"{least} runs, {duration:g} s"
+
+
+def summarise(times_ms: Array, result: Mapping[str, Any], window: str) -> Latency:
+    """The figures of all runs in order (1-D, milliseconds), and what makes them unstable."""
+    n = len(times_ms)
+    fifth = max(1, n // 5)
+    drift = float(np.median(times_ms[-fifth:]) / np.median(times_ms[:fifth]) - 1)
+    unstable = []
+    if not result["settled"]:
+        unstable.append("latency did not settle within 5 % while warming up")
+    if abs(drift) > DRIFT:
+        unstable.append(f"latency drifted by {100 * drift:+.1f} % from the first to the last fifth")
+    if abs(result["clock_drift"]) > DRIFT:
+        unstable.append(f"the clock drifted by {100 * result['clock_drift']:+.1f} %")
+
+    def quantile(share: float, least: int) -> float | None:
+        return float(np.quantile(times_ms, share)) if n >= least else None
+
+    return Latency(
+        p50_ms=float(np.median(times_ms)),
+        p90_ms=quantile(0.90, P90_FROM),
+        p99_ms=quantile(0.99, P99_FROM),
+        mean_ms=float(times_ms.mean()),
+        std_ms=float(times_ms.std(ddof=1)) if n > 1 else 0.0,
+        min_ms=float(times_ms.min()),
+        max_ms=float(times_ms.max()),
+        p50_interval_ms=intervals.bootstrap_median(times_ms),
+        n=n,
+        warmup_n=result["warmup_n"],
+        load_ms=result["load_ms"],
+        first_ms=result["first_ms"],
+        peak_rss_mb=result["peak_rss_mb"],
+        drift=drift,
+        unstable=tuple(unstable),
+        window=window,
+        batch=result["batch"],
+        samples_ms=tuple(times_ms.tolist()),
+    )
+
+
+def compare(
+    a: Subject,
+    b: Subject,
+    *,
+    pairs: int = PAIRS,
+    margin: float = MARGIN,
+    window: str = "quick",
+    data: str | Path | Samples | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    a_options: Mapping[str, Any] | None = None,
+    b_options: Mapping[str, Any] | None = None,
+    warmup_s: float = 1.0,
+    time_limit_s: float = 1800.0,
+    memory_limit_mb: int | None = None,
+) -> Comparison:
+    """Whether `b` is faster or slower than `a`: fresh processes in pairs, a b, b a, a b, ...
+
+    The verdict comes from the interval of the ratio of the medians over the pairs, with the
+    practical `margin`. Each pair's order is the other way round, so that a machine that slowly
+    warms up or slows down favours neither.
+    """
+    if pairs < PAIRS:
+        raise errors.UsageError(f"A comparison needs {PAIRS} pairs or more, not {pairs}.")
+    first: list[Benchmark] = []
+    second: list[Benchmark] = []
+    for index in range(pairs):
+        turns = [(a, a_options, first), (b, b_options, second)]
+        for subject, options, results in turns if index % 2 == 0 else reversed(turns):
+            results.append(
+                benchmark(
+                    subject,
+                    window=window,
+                    data=data,
+                    device=device,
+                    threads=threads,
+                    options=options,
+                    warmup_s=warmup_s,
+                    time_limit_s=time_limit_s,
+                    memory_limit_mb=memory_limit_mb,
+                )
+            )
+    return decide(first, second, margin)
+
+
+def decide(first: list[Benchmark], second: list[Benchmark], margin: float = MARGIN) -> Comparison:
+    """The comparison of paired benchmarks, in their order."""
+    a = np.array([each.latency.p50_ms for each in first])
+    b = np.array([each.latency.p50_ms for each in second])
+    ratio, interval = intervals.ratio_of_pairs(a, b)
+    reasons = _not_comparable([*first, *second])
+    verdict: Literal["faster", "slower", "tie", "NOT COMPARABLE"] = "tie"
+    if reasons:
+        verdict = "NOT COMPARABLE"
+    elif interval[0] > 1 + margin:
+        verdict = "slower"
+    elif interval[1] < 1 / (1 + margin):
+        verdict = "faster"
+    return Comparison(
+        verdict=verdict,
+        ratio=ratio,
+        interval=interval,
+        margin=margin,
+        conclusive=verdict in ("faster", "slower")
+        or (1 / (1 + margin) <= interval[0] and interval[1] <= 1 + margin),
+        a_p50_ms=tuple(a.tolist()),
+        b_p50_ms=tuple(b.tolist()),
+        a_spread=float(a.std(ddof=1) / a.mean()),
+        b_spread=float(b.std(ddof=1) / b.mean()),
+        window=first[0].latency.window,
+        reasons=tuple(reasons),
+        unstable=tuple(
+            f"{side} run {index + 1}: {reason}"
+            for side, results in (("a", first), ("b", second))
+            for index, each in enumerate(results)
+            for reason in each.latency.unstable
+        ),
+    )
+
+
+def _not_comparable(results: list[Benchmark]) -> list[str]:
+    found = []
+    for other in results[1:]:
+        found += context.differences(results[0].context, other.context)
+        for name in ("threads", "device"):
+            mine, theirs = results[0].facts.get(name), other.facts.get(name)
+            if mine != theirs:
+                found.append(f"{name}: {mine!r} and {theirs!r}")
+        if results[0].latency.batch != other.latency.batch:
+            found.append(f"batch: {results[0].latency.batch} and {other.latency.batch}")
+    return sorted(set(found))
