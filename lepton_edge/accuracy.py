@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from lepton_edge import errors, intervals, jobs, loading
-from lepton_edge.artifact import Artifact
+from lepton_edge.loading import Subject
 from lepton_edge.measurement import Accuracy, ClassResult, Interval, Roc
-from lepton_edge.model import Array, ModelSource
+from lepton_edge.model import Array
 from lepton_edge.preprocess import Preprocess
 from lepton_edge.samples import Samples, open_samples
 from lepton_edge.samples import limit as take
 from lepton_edge.scores import MOST_CLASSES, SUFFIX, Scores
-
-Subject = str | Path | ModelSource | Artifact
 
 # Percentile intervals of fewer samples are too narrow to rest a verdict on (Efron & Tibshirani,
 # 1993, ch. 13); rates of hits have a correction of their own.

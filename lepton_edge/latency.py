@@ -16,12 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lepton_edge import context, errors, intervals, jobs, loading
-from lepton_edge.artifact import Artifact
+from lepton_edge.loading import Subject
 from lepton_edge.measurement import Comparison, Latency
-from lepton_edge.model import Array, ModelSource
+from lepton_edge.model import Array
 from lepton_edge.samples import Samples, open_samples
-
-Subject = str | Path | ModelSource | Artifact
 
 WINDOWS = {"quick": (100, 10.0), "official": (1024, 60.0)}
 DRIFT = 0.05
