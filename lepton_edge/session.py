@@ -1,7 +1,7 @@
-"""`Session`: an open artefact. One method to implement, and `close`.
+"""`Session`: an open artefact. A runtime implements two methods, `_invoke` and `_release`.
 
-A runtime implements `_invoke` on positional arrays in the file's own order and layout; names,
-dtypes, shapes and layout are checked and mapped here, once for all runtimes.
+`_invoke` works on positional arrays in the file's own order and layout; names, dtypes, shapes and
+layout are checked and mapped here, once for all runtimes.
 """
 
 from __future__ import annotations
@@ -43,29 +43,40 @@ class Session(ABC):
         outputs = artifact.outputs or tuple(
             Binding(spec.name, spec.name) for spec in signature.outputs
         )
+        self._closed = False
         specs = {spec.name: spec for spec in self.signature.inputs}
+        results = {spec.name for spec in self.signature.outputs}
         by_tensor = {binding.tensor: binding for binding in inputs}
         missing = [name for name in file_inputs if name not in by_tensor]
         missing += [b.tensor for b in outputs if b.tensor not in file_outputs]
+        missing += [b.name for b in inputs if b.name not in specs]
+        missing += [b.name for b in outputs if b.name not in results]
         if missing or len(by_tensor) != len(file_inputs):
             raise errors.BadInput(
                 f"{str(artifact.path)!r} has inputs {list(file_inputs)} and outputs"
                 f" {list(file_outputs)}; its artifact.json names others."
             )
         ordered = [by_tensor[name] for name in file_inputs]
+        for binding, own in zip(ordered, signature.inputs, strict=True):
+            wanted = specs[binding.name]
+            # Some files do not tell how many dimensions there are: () then.
+            if wanted.dtype != own.dtype or (own.shape and len(own.shape) != len(wanted.shape)):
+                raise errors.BadInput(
+                    f"{str(artifact.path)!r} takes {own}; its artifact.json says {wanted}."
+                )
         self._checks = tuple(
             (b.name, np.dtype(specs[b.name].dtype), specs[b.name].shape, b.permute) for b in ordered
         )
         self._single = self._checks[0][0] if len(self._checks) == 1 else None
         positions = [(b.name, list(file_outputs).index(b.tensor), b.permute) for b in outputs]
-        self._outputs = tuple(
+        self.__outputs = tuple(
             (name, position, None if permute is None else tuple(np.argsort(permute).tolist()))
             for name, position, permute in positions
         )
         self._plain_names = (
-            tuple(name for name, _, _ in self._outputs)
-            if [p for _, p, _ in self._outputs] == list(range(len(file_outputs)))
-            and all(permute is None for _, _, permute in self._outputs)
+            tuple(name for name, _, _ in self.__outputs)
+            if [p for _, p, _ in self.__outputs] == list(range(len(file_outputs)))
+            and all(permute is None for _, _, permute in self.__outputs)
             else None
         )
 
@@ -74,8 +85,15 @@ class Session(ABC):
         """The runtime's own call. Outputs must stay valid after the next call."""
 
     @abstractmethod
+    def _release(self) -> None:
+        """Lets go of the runtime's objects; called once."""
+
+    @final
     def close(self) -> None:
-        """Releases the runtime's objects; a second call does nothing."""
+        """Releases the runtime's objects; a second call does nothing, `run` then is an error."""
+        if not self._closed:
+            self._closed = True
+            self._release()
 
     @final
     def run(self, feeds: Feeds | Array) -> dict[str, Array]:
@@ -83,6 +101,8 @@ class Session(ABC):
 
         Raises `UsageError` for a wrong name, dtype or shape, naming what was expected.
         """
+        if self._closed:
+            raise errors.UsageError("The session is closed.", next="Load the model again.")
         if not isinstance(feeds, Mapping):
             if self._single is None or not isinstance(feeds, np.ndarray):
                 raise self._expected(f"got {type(feeds).__name__}")
@@ -106,7 +126,7 @@ class Session(ABC):
             return dict(zip(self._plain_names, results, strict=True))
         return {
             name: results[position] if permute is None else results[position].transpose(permute)
-            for name, position, permute in self._outputs
+            for name, position, permute in self.__outputs
         }
 
     @final
