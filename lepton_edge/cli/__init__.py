@@ -11,9 +11,6 @@ import typer
 
 from lepton_edge import errors
 
-# typer carries its own copy of click in newer versions: take the classes from where it has them.
-_CLICK_ERRORS = typer.Exit.__mro__[0], typer.Abort
-
 
 def _app() -> typer.Typer:
     from lepton_edge.cli import (

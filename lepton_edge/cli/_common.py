@@ -123,3 +123,17 @@ def aligned(rows: Iterable[tuple[str, Any]]) -> str:
     rows = [(key, str(value)) for key, value in rows]
     width = max((len(key) for key, _ in rows), default=0)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
+
+
+def samples(data: str | None, preprocess: Preprocess | None) -> Any:
+    """The data set named on the command line, or None."""
+    from lepton_edge.samples import open_samples
+
+    return None if data is None else open_samples(data, preprocess=preprocess)
+
+
+def describe(subject: ModelSource | Path) -> dict[str, Any]:
+    """The `artifact` object of the JSON documents, for an artefact or a model."""
+    from lepton_edge import loading
+
+    return loading.as_artifact(subject).describe()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_edge import errors
 from lepton_edge.cli import _common as common
 
 _TRUST = {"memory": "from memory", "derived": "derived", "detected": "detected here"}
@@ -13,17 +14,36 @@ _TRUST = {"memory": "from memory", "derived": "derived", "detected": "detected h
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="A device; without one, all are listed.")
+        str | None,
+        typer.Argument(help="A device, or 'predict'; without it, all devices are listed."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="With 'predict': the .tflite or .onnx to estimate.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="With 'predict': the device.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="With 'predict': the precision that it runs in there.")
+    ] = "int8",
     devices_folder: Annotated[
         str | None, typer.Option(help="A folder with TOML profiles of your own.")
     ] = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> int:
-    """Show the devices that lepton-edge knows, or all that it knows of one."""
+    """Show the devices, or all that is known of one; or predict a model's latency on one.
+
+    `devices predict MODEL --device D --precision P` estimates from published measurements: its
+    number always comes with an interval, and is never a measurement.
+    """
     from lepton_edge import devices
 
+    if name == "predict":
+        return _predict(model, device, precision, devices_folder, json)
+    if model is not None or device is not None:
+        raise errors.UsageError(
+            f"{name!r} takes neither a model nor --device.",
+            next="To estimate: lepton-edge devices predict MODEL --device NAME --precision P.",
+        )
     if name is None:
         profiles = [devices.load(known, devices_folder) for known in devices.names(devices_folder)]
         rows = [
@@ -32,9 +52,47 @@ def command(
         ]
         listed: dict[str, Any] = {"status": "PASS", "exit_code": 0, "devices": rows}
         return common.emit(listed, json, lambda: _list_text(rows))
-    device = devices.load(name, devices_folder).as_dict()
+    found = devices.load(name, devices_folder).as_dict()
     return common.emit(
-        {"status": "PASS", "exit_code": 0, "device": device}, json, lambda: _text(device)
+        {"status": "PASS", "exit_code": 0, "device": found}, json, lambda: _text(found)
+    )
+
+
+def _predict(
+    model: str | None, device: str | None, precision: str, folder: str | None, json: bool
+) -> int:
+    from lepton_edge import devices
+
+    if model is None or device is None:
+        raise errors.UsageError(
+            "An estimate needs a model and a device.",
+            next="Write: lepton-edge devices predict MODEL --device NAME --precision P.",
+        )
+    found = devices.predict(model, devices.load(device, folder), precision).as_dict()
+    document: dict[str, Any] = {"status": "ESTIMATED", "exit_code": 0, "model": model, **found}
+    return common.emit(document, json, lambda: _predict_text(document))
+
+
+def _predict_text(found: dict[str, Any]) -> str:
+    low, high = found["interval_ms"]
+    basis = found["basis"]
+    return common.aligned(
+        [
+            ("status", found["status"]),
+            ("device", f"{found['device']}, {found['precision']}, batch 1"),
+            (
+                "latency",
+                f"{found['latency_ms']:.3g} ms, {found['level']:.0%} interval"
+                f" {low:.3g} to {high:.3g} ms (tier: {found['tier']})",
+            ),
+            (
+                "basis",
+                f"{basis['rows']} published measurements of {len(basis['families'])} families"
+                f" ({', '.join(basis['families'])}); median error on a family left out"
+                f" {basis['median_error_left_out']:.0%}",
+            ),
+            ("source", basis["source"]),
+        ]
     )
 
 

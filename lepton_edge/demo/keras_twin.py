@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def build(weights: Path = WEIGHTS) -> Any:
         convolution.set_weights([given[f"features.{index}.0.weight"].transpose(2, 3, 1, 0)])
         names = ("weight", "bias", "running_mean", "running_var")
         norm.set_weights([given[f"features.{index}.1.{name}"] for name in names])
-    model.get_layer("logits").set_weights(
-        [given["classifier.weight"].T, given["classifier.bias"]]
-    )
+    model.get_layer("logits").set_weights([given["classifier.weight"].T, given["classifier.bias"]])
     return model
+
+
+if __name__ == "__main__":
+    build().save(sys.argv[1])

@@ -1,0 +1,127 @@
+"""`lepton-edge report`: artefacts of one model measured side by side, as HTML, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lepton_edge import errors
+from lepton_edge.cli import _common as common
+from lepton_edge.cli.benchmark import Window
+
+if TYPE_CHECKING:
+    from lepton_edge.measurement import Report
+
+
+def command(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(help="Artefacts to measure, or one report.json to render again."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The report's folder.")],
+    data: common.Data = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Model or artefact that drops are counted from.")
+    ] = None,
+    baseline_weights: Annotated[str | None, typer.Option(help="Weights of the baseline.")] = None,
+    inputs: common.Inputs = None,
+    preprocess: common.PreprocessText = None,
+    metric: common.Metric = "top1",
+    max_drop: Annotated[str | None, typer.Option(help="Budget: 1pt or 1%.")] = None,
+    window: Window = "quick",
+    threads: common.Threads = 1,
+    title: Annotated[str, typer.Option(help="The report's heading.")] = "Accuracy and latency",
+    json: common.Json = False,
+    debug: common.Debug = False,
+) -> int:
+    """Evaluate and benchmark artefacts on the same data and write one report.
+
+    Without --preprocess each artefact's own preprocessing is used, and the baseline takes that of
+    the first artefact.
+    """
+    from lepton_edge import report
+    from lepton_edge.report import text
+
+    if len(subjects) == 1 and subjects[0].endswith(".json"):
+        result = _read(Path(subjects[0]))
+    elif data is None:
+        raise errors.UsageError("A report needs evaluation data.", next="Name it with --data.")
+    else:
+        if max_drop and not baseline:
+            raise errors.UsageError("--max-drop needs a --baseline to compare with.")
+        result = _measure(
+            subjects, data, baseline, baseline_weights, inputs, preprocess,
+            metric=metric, max_drop=max_drop, window=window, threads=threads or 1, title=title,
+        )  # fmt: skip
+    written = report.write(result, output)
+    failed = [row for row in result.rows if row.status.startswith(("FAIL", "ERROR", "UNDECIDED"))]
+    code = errors.GateFailed.exit_code if failed else 0
+    document: dict[str, Any] = {
+        "status": failed[0].status if failed else "PASS",
+        "exit_code": code,
+        "reports": {form: str(path) for form, path in written.items()},
+        "report": result.as_dict() if json else None,
+    }
+    if json:
+        return common.emit(document, True, str)
+    text.show(result, sys.stdout)
+    common.note(f"wrote {', '.join(map(str, written.values()))}")
+    return code
+
+
+def _read(path: Path) -> Report:
+    from lepton_edge.measurement import Report
+
+    try:
+        return Report.from_dict(json_module.loads(path.read_text()))
+    except OSError as error:
+        raise errors.BadInput(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.BadInput(f"{str(path)!r} is no report of this version: {error!r}.") from None
+
+
+def _measure(
+    subjects: list[str],
+    data: str,
+    baseline: str | None,
+    baseline_weights: str | None,
+    inputs: list[str] | None,
+    preprocess: str | None,
+    *,
+    metric: str,
+    max_drop: str | None,
+    window: str,
+    threads: int,
+    title: str,
+) -> Report:
+    from lepton_edge import loading, study
+
+    given = common.preprocess(preprocess)
+    artifacts = [loading.as_artifact(common.subject(subject, None, None)) for subject in subjects]
+    own = next((each.preprocess for each in artifacts if each.preprocess), None)
+    measured = [
+        study.of_artifact(replace(each, preprocess=given or each.preprocess), name)
+        for each, name in zip(artifacts, subjects, strict=True)
+    ]
+    if baseline is not None:
+        source = loading.as_artifact(common.subject(baseline, baseline_weights, inputs))
+        prepared = replace(source, preprocess=given or source.preprocess or own)
+        measured.insert(0, study.of_artifact(prepared, baseline, is_baseline=True))
+    common.note("evaluating ...")
+    measured = study.score_all(measured, data=data, metric=metric, say=common.note)
+    common.note(f"benchmarking ({window}) ...")
+    measured = study.time_all(measured, data=data, window=window, threads=threads, say=common.note)
+    return study.report(
+        measured,
+        title=title,
+        command=shlex.join(["lepton-edge", *sys.argv[1:]]),
+        data=data,
+        max_drop=max_drop,
+        notes=(f"{threads} thread(s)",),
+    )

@@ -1,0 +1,275 @@
+"""Bad input gives one sentence and its exit code; nothing is written, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import MODEL, PREPROCESS, Done
+
+Cli = Callable[..., Done]
+ZOO = Path(__file__).parents[1] / "zoo.py"
+
+
+def refused(done: Done, code: int, *words: str) -> None:
+    """One sentence on stderr, no traceback, the exit code, and every word of `words` in it."""
+    said = done.err + done.out
+    assert done.code == code, said
+    assert "Traceback" not in said
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("lepton-edge: "), said
+    for word in words:
+        assert word in last, last
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """An artefact folder with something in it that must survive."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "artifact.json").write_text("{}")
+    (folder / "kept.txt").write_text("kept")
+    return folder
+
+
+def untouched(folder: Path) -> None:
+    assert sorted(os.listdir(folder)) == ["artifact.json", "kept.txt"]
+    assert (folder / "kept.txt").read_text() == "kept"
+    assert not [name for name in os.listdir(folder.parent) if name.endswith((".tmp", ".old"))]
+
+
+def convert(cli: Cli, place: Path, *model: object, to: str = "onnx") -> Done:
+    return cli("convert", *model, "--to", to, "-o", place)
+
+
+@pytest.fixture(scope="module")
+def good_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="pip install 'lepton-edge[onnx]'")
+    from onnx import TensorProto, helper
+
+    shape = [1, 64]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [helper.make_tensor("w", TensorProto.FLOAT, [64, 64], np.arange(4096.0) / 4096)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path = tmp_path_factory.mktemp("onnx") / "good.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_missing_file(cli: Cli, place: Path) -> None:
+    refused(convert(cli, place, "absent.onnx"), 8, "absent.onnx")
+    untouched(place)
+
+
+def test_a_truncated_onnx(cli: Cli, place: Path, tmp_path: Path, good_onnx: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(good_onnx.read_bytes()[:-500])
+    refused(convert(cli, place, bad, to="openvino"), 8, "bad.onnx")
+    untouched(place)
+
+
+def test_a_text_file_named_onnx(cli: Cli, place: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "notes.onnx"
+    bad.write_text("These are my notes, and no model at all.\n" * 20)
+    refused(convert(cli, place, bad), 8, "notes.onnx")
+    untouched(place)
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".pt2", ".pt", ".keras", ".h5"])
+def test_a_damaged_file_of_each_kind(cli: Cli, place: Path, tmp_path: Path, suffix: str) -> None:
+    bad = tmp_path / f"bad{suffix}"
+    bad.write_bytes(b"PK\x03\x04" + bytes(200))
+    refused(cli("inspect", bad), 8, f"bad{suffix}")
+    refused(convert(cli, place, bad), 8, f"bad{suffix}")
+    untouched(place)
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.__dict__['mark']}",)
+
+
+def test_a_pickle_with_code_never_runs(cli: Cli, place: Path, tmp_path: Path) -> None:
+    payload, mark = _Payload(), tmp_path / "ran"
+    payload.__dict__["mark"] = mark
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(pickle.dumps(payload))
+    done = convert(cli, place, MODEL[0], "--weights", bad)
+    refused(done, 8, "bad.pth")
+    assert not mark.exists()
+    untouched(place)
+
+
+def test_a_zip_that_climbs_out(cli: Cli, place: Path, tmp_path: Path) -> None:
+    for name in ("bad.keras", "bad.pt2"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("../../climbed", "out")
+        refused(convert(cli, place, tmp_path / name), 8, name)
+    assert not (tmp_path.parent / "climbed").exists()
+    untouched(place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "onxx"), ("onxx", "onnx")),
+        (("--to", "onnx", "--precision", "int-8"), ("int-8", "int8")),
+        (("--to", "onnx", "--presicion", "int8"), ("--presicion",)),
+        (("--to", "onnx", "--option", "opsett=17"), ("opsett", "opset")),
+        (("--to", "onnx", "--option", "batch=some"), ("batch",)),
+        (("--to", "onnx", "--preprocess", "skale=1"), ("skale", "scale")),
+        (("--to", "onnx", "--input", "x=ab"), ("x=ab",)),
+        (("--to", "onnx", "--precision", "int8"), ("--calib",)),
+    ],
+)
+def test_what_is_misspelt(
+    cli: Cli, place: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    refused(cli("convert", *MODEL, *arguments, "-o", place), 2, *words)
+    untouched(place)
+
+
+def test_an_unknown_kind_of_model(cli: Cli, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.xyz").write_text("?")
+    refused(convert(cli, place, tmp_path / "model.xyz"), 8, "model.xyz")
+
+
+def test_calibration_data_that_is_the_evaluation_data(
+    cli: Cli, place: Path, few_images: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared.npz"
+    with np.load(few_images) as given:  # other order, other file: found by content
+        np.savez(shared, image=given["image"][50:40:-1], label=given["label"][50:40:-1])
+    done = cli("convert", *MODEL, "--to", "onnx", "--precision", "int8", "--preprocess", PREPROCESS,
+               "--calib", shared, "--data", few_images, "-o", place)  # fmt: skip
+    refused(done, 2, "10 ")
+    untouched(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "word"),
+    [
+        ("nan", 8, "nan"),
+        ("labels", 8, "label"),
+        ("empty", 8, "empty"),
+        ("shape", 2, "image"),
+        ("names", 2, "image"),
+        ("truncated", 8, "data.npz"),
+    ],
+)
+def test_bad_data(cli: Cli, tmp_path: Path, change: str, code: int, word: str) -> None:
+    image = np.random.default_rng(0).random((8, 1, 28, 28)).astype(np.float32)
+    label = np.arange(8)
+    path = tmp_path / "data.npz"
+    arrays = {"image": image, "label": label}
+    if change == "nan":
+        image[3, 0, 5, 5] = np.nan
+    elif change == "labels":
+        label[5] = 10
+    elif change == "empty":
+        arrays = {"image": image[:0], "label": label[:0]}
+    elif change == "shape":
+        arrays["image"] = image[:, :, :14]
+    elif change == "names":
+        arrays = {"left": image, "right": image, "label": label}
+    np.savez(path, **arrays)
+    if change == "truncated":
+        path.write_bytes(path.read_bytes()[:2000])
+    done = cli("evaluate", *MODEL, "--data", path)
+    refused(done, code)
+    assert word in done.err.lower()
+
+
+def test_a_factory_that_raises(cli: Cli, place: Path, tmp_path: Path) -> None:
+    code = tmp_path / "broken.py"
+    code.write_text("def factory():\n    raise RuntimeError('no licence')\n")
+    refused(convert(cli, place, f"{code}:factory"), 8, "no licence", "broken.py")
+    refused(convert(cli, place, f"{code}:factori"), 2, "factori", "factory")
+    untouched(place)
+
+
+def test_a_folder_that_is_no_artefact_is_not_replaced(cli: Cli, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    refused(cli("convert", *MODEL, "--to", "onnx", "-o", mine), 2, "mine")
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_place_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(cli("convert", *MODEL, "--to", "onnx", "-o", tmp_path / "file" / "out"), 2, "write")
+
+
+def test_a_full_disk(cli: Cli, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here: needs root")
+    try:
+        (disk / "kept.txt").write_text("kept")
+        done = cli("convert", *MODEL, "--to", "onnx", "-o", disk / "out")
+        refused(done, 2, "space")
+        assert os.listdir(disk) == ["kept.txt"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_ctrl_c_in_the_middle(place: Path) -> None:
+    command = [sys.executable, "-m", "lepton_edge.cli", "convert", *MODEL, "--to", "tflite"]
+    with subprocess.Popen(
+        [*command, "-o", str(place)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        time.sleep(4)  # within the worker: importing its libraries alone takes longer
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    untouched(place)
+    workers = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True)
+    assert not workers.stdout.strip()
+
+
+def test_a_backend_that_is_not_installed(cli: Cli, place: Path, tmp_path: Path) -> None:
+    # A module of that name which cannot be imported is how Python sees a package that is absent.
+    code = "import sys; sys.modules['openvino'] = None; import lepton_edge.worker as w; w.main()"
+    job = {
+        "do": "benchmark",
+        "subject": {"artifact": str(tmp_path)},
+    }
+    (tmp_path / "m.xml").write_text("<net/>")
+    job["subject"] = {"artifact": str(tmp_path / "m.xml")}
+    import json
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(job), capture_output=True, text=True
+    )
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "backend-missing"
+    assert "lepton-edge[openvino]" in error["next"]
+
+
+def test_json_errors_are_documents(cli: Cli) -> None:
+    done = cli("inspect", "absent.onnx", "--json")
+    assert done.code == 8
+    assert done.document["exit_code"] == 8
+    assert done.document["error"]["kind"] == "bad-input"
+    done = cli("inspect", "--json")
+    assert done.code == 2
+    assert done.document["error"]["kind"] == "usage"
