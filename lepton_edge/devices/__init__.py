@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_edge import errors
 from lepton_edge.devices import _detect
 from lepton_edge.devices._profile import Constraint, Fact, Facts, Profile, Runtime, Stack
 from lepton_edge.devices._profile import read_profile as _read
+
+if TYPE_CHECKING:
+    from lepton_edge.devices.estimate import Estimate
 
 __all__ = [
     "Constraint",
@@ -25,6 +28,7 @@ __all__ = [
     "load",
     "names",
     "placement",
+    "predict",
 ]
 
 _OURS = Path(__file__).parent
@@ -72,6 +76,17 @@ def load(name: str, folder: str | Path | None = None) -> Profile:
             facts=dataclasses.replace(profile.facts, **detected),
         )
     return profile
+
+
+def predict(path: str | Path, profile: Profile, precision: str) -> Estimate:
+    """The latency to expect of a .tflite or .onnx on a device that is not there, batch 1.
+
+    An estimate, never a measurement: see `lepton_edge.devices.estimate`. Raises `UsageError`
+    where nothing was fitted for that device and precision.
+    """
+    from lepton_edge.devices import estimate
+
+    return estimate.predict(path, profile, precision)
 
 
 def placement(path: str | Path, profile: Profile) -> dict[str, Any]:

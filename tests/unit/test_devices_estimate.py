@@ -1,0 +1,154 @@
+"""Estimates: costs read from files, intervals, and refusal where nothing was fitted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lepton_edge import devices, errors
+from lepton_edge.cli import devices as verb
+from lepton_edge.devices import estimate
+from lepton_edge.devices._cost import Cost, Kernel, cost
+from lepton_edge.devices._fitted import FITS
+
+onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'lepton-edge[onnx]'")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """Conv, folded norm, SiLU, depthwise, 1x1, addition, unfolded norm, pooling, dense."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+
+    def stored(name: str, *shape: int) -> onnx.TensorProto:
+        count = 1
+        for dim in shape:
+            count *= dim
+        return helper.make_tensor(name, kind, shape, [0.5] * count)
+
+    norm = ["scale", "bias", "mean", "var"]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("BatchNormalization", ["a", *norm], ["b"]),
+        helper.make_node("Sigmoid", ["b"], ["c"]),
+        helper.make_node("Mul", ["b", "c"], ["d"]),
+        helper.make_node("Conv", ["d", "w1"], ["e"], pads=[1] * 4, group=8),
+        helper.make_node("Conv", ["e", "w2"], ["f"]),
+        helper.make_node("Add", ["f", "d"], ["g"]),
+        helper.make_node("BatchNormalization", ["g", *norm], ["h"]),
+        helper.make_node("GlobalAveragePool", ["h"], ["i"]),
+        helper.make_node("Flatten", ["i"], ["j"]),
+        helper.make_node("Gemm", ["j", "w3"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", kind, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", kind, [1, 10])],
+        [
+            stored("w0", 8, 3, 3, 3),
+            stored("w1", 8, 1, 3, 3),
+            stored("w2", 8, 8, 1, 1),
+            stored("w3", 8, 10),
+            *(stored(name, 8) for name in norm),
+        ],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_a_kernel_is_counted_where_a_runtime_runs_one(network: Path) -> None:
+    found = cost(network)
+    assert [kernel.kind for kernel in found.kernels] == [
+        "conv",
+        "depthwise",
+        "pointwise",
+        "move",  # the addition
+        "move",  # the normalisation after it
+        "move",  # the pooling
+        "dense",
+    ]
+    assert [kernel.macs for kernel in found.kernels] == [
+        8 * 64 * 27,
+        8 * 64 * 9,
+        8 * 64 * 8,
+        0,
+        0,
+        0,
+        80,
+    ]
+    assert found.weights == 8 * 27 + 8 * 9 + 64 + 80
+    assert (found.inputs, found.outputs) == (3 * 16 * 16, 10)
+
+
+def test_an_estimate_has_an_interval_a_tier_and_its_basis(network: Path) -> None:
+    found = devices.predict(network, devices.load("jetson-nano"), "fp16")
+    low, high = found.interval_ms
+    assert 0 < low < found.latency_ms < high
+    assert found.tier == "calibrated"
+    assert found.basis["rows"] == FITS["jetson-nano", "fp16"].rows
+
+
+def test_more_work_costs_more() -> None:
+    fit = FITS["jetson-orin-nx", "fp16"]
+    small = Cost((Kernel("conv", 10**9, 10**6, 10**6, 10**6),), 1, 1)
+    large = Cost(small.kernels * 3, 1, 1)
+    assert fit.latency_ms(estimate.general_features(large)) == pytest.approx(
+        3 * fit.latency_ms(estimate.general_features(small))
+    )
+
+
+def test_parameters_over_the_cache_are_streamed() -> None:
+    cached = Cost((Kernel("conv", 0, 6_000_000, 1, 1),), 1, 1)
+    streamed = Cost((Kernel("conv", 0, 9_000_000, 1, 1),), 1, 1)
+    assert estimate.edgetpu_features(cached)["mb_streamed"] == 0
+    assert estimate.edgetpu_features(streamed)["mb_streamed"] > 2
+
+
+@pytest.mark.parametrize(("device", "precision"), sorted(FITS))
+def test_every_fit_is_of_a_device_that_there_is_and_says_how_good_it_is(
+    device: str, precision: str
+) -> None:
+    fit = FITS[device, precision]
+    assert device in devices.names()
+    assert all(weight > 0 for _, weight in fit.features)
+    assert fit.log_error > 0
+    assert fit.rows >= 10
+    assert len(fit.families) >= 2
+
+
+def test_nothing_is_guessed_where_nothing_was_fitted(network: Path) -> None:
+    with pytest.raises(errors.UsageError, match="no estimate for raspberry-pi-4 in int8"):
+        devices.predict(network, devices.load("raspberry-pi-4"), "int8")
+    with pytest.raises(errors.UsageError, match=r"Did you mean 'fp16'\?"):
+        devices.predict(network, devices.load("jetson-nano"), "fp17")
+    with pytest.raises(errors.UsageError, match=r"The Edge TPU takes \.tflite"):
+        devices.predict(network, devices.load("coral-usb"), "int8")
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"\xff" * 64)
+    with pytest.raises(errors.BadInput, match="is damaged"):
+        devices.predict(path, devices.load("jetson-nano"), "fp16")
+    with pytest.raises(errors.BadInput, match="neither"):
+        devices.predict(tmp_path / "net.pt", devices.load("jetson-nano"), "fp16")
+
+
+def test_the_command_prints_json_or_text(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"name": "predict", "model": str(network), "device": "jetson-nano"}
+    assert verb.command(**given, precision="fp16", json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "ESTIMATED"
+    assert found["interval_ms"][0] < found["latency_ms"] < found["interval_ms"][1]
+    assert verb.command(**given, precision="fp16") == 0
+    assert "80% interval" in capsys.readouterr().out
+
+
+def test_the_command_says_what_it_misses() -> None:
+    with pytest.raises(errors.UsageError, match="needs a model and a device"):
+        verb.command("predict")
+    with pytest.raises(errors.UsageError, match="takes neither a model nor --device"):
+        verb.command("coral-usb", "model.tflite")
