@@ -114,7 +114,7 @@ def export(
     *,
     batch: Batch,
     opset: int | None,
-    exporter: Exporter,
+    exporter: Exporter | None,
     simplify: Simplify,
 ) -> FloatOnnx:
     """The source as a float ONNX graph. `folder` takes temporary files, all removed again.
@@ -145,6 +145,9 @@ def export(
     graphs.set_shapes(proto, signature)
     graphs.refuse_unreadable(proto, model.framework)
     made = FloatOnnx(proto, signature, (step,), versions("onnx", *libraries))
+    if batch == "dynamic":
+        for size in example_batches(batch):  # some exports freeze the batch of their example
+            run(made.proto, model.example(size))
     if simplify == "onnxslim":
         made = _clean(made, model, batch)
     return made
@@ -169,7 +172,7 @@ def _clean(made: FloatOnnx, model: Model, batch: Batch) -> FloatOnnx:
     for size in example_batches(batch):
         feeds = model.example(size)
         for name, wanted in run(before, feeds).items():
-            worst = max(worst, _difference(wanted, run(after, feeds)[name]))
+            worst = max(worst, difference(wanted, run(after, feeds)[name]))
     if not worst <= CLEANING_TOLERANCE:
         raise errors.CannotConvert(
             f"Cleaning the graph with onnxslim changed its outputs by {worst:.2g} of their range.",
@@ -186,18 +189,33 @@ def _clean(made: FloatOnnx, model: Model, batch: Batch) -> FloatOnnx:
 
 
 def run(proto: Any, feeds: Feeds) -> dict[str, Array]:
-    """The graph's outputs, by ONNX Runtime on the CPU."""
+    """The graph's outputs, by ONNX Runtime on the CPU; `CannotConvert` where it does not run."""
     ort = backend("onnxruntime", "ONNX Runtime", "onnx")
+    state = ort.capi.onnxruntime_pybind11_state
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
-    session = ort.InferenceSession(
-        proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
-    names = [node.name for node in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    try:
+        session = ort.InferenceSession(
+            proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+        names = [node.name for node in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
+        shapes = {name: list(value.shape) for name, value in feeds.items()}
+        reason = first_line(error).rpartition("] : ")[2]
+        raise errors.CannotConvert(
+            f"ONNX Runtime cannot run the exported graph on inputs of {shapes}: {reason}.",
+            next="Ask for a fixed batch, or pass another exporter or opset.",
+        ) from None
 
 
-def _difference(wanted: Array, got: Array) -> float:
+def difference(wanted: Array, got: Array) -> float:
     """Largest difference over the output's range; infinite where shape or finiteness differ."""
     if wanted.shape != got.shape:
         return float("inf")

@@ -69,9 +69,11 @@ def _keras(model: Model, signature: Signature) -> Callable[..., Any]:
     import keras
 
     native, names = model.native, [spec.name for spec in signature.inputs]
-    own = [tensor.name for tensor in keras.tree.flatten(native.input)]
+    own = [tensor.name for tensor in native.inputs]
 
     def invoke(*arguments: Any) -> Any:
+        if isinstance(native, keras.Sequential):
+            return native(arguments[0], training=False)
         given = dict(zip(names if set(own) == set(names) else own, arguments, strict=True))
         return native(
             keras.tree.map_structure(lambda tensor: given[tensor.name], native.input),

@@ -1,7 +1,9 @@
 """PyTorch to ONNX with torch.onnx: by its TorchScript exporter, or by dynamo.
 
-Measured (torch 2.13, five-layer CNN): TorchScript 0.2-0.6 s, dynamo 4-24 s, the results equal to
-2e-6. So TorchScript is the default, and dynamo is for what it cannot trace.
+Measured (torch 2.13, the 15 families of the tests' zoo, fixed and free batch): every export agrees
+with its source to 1e-6 of the range either way; TorchScript takes 0.03-0.4 s each, dynamo 0.7-3.4 s
+and 3 s more for the first. So TorchScript is the default. Dynamo is for what it cannot trace, and
+for an exported program with a free batch: its graph holds the batch of its own example as numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +36,15 @@ def export(
     *,
     batch: Batch,
     opset: int | None,
-    exporter: Exporter,
+    exporter: Exporter | None,
 ) -> tuple[onnx.ModelProto, dict[str, Any], tuple[str, ...]]:
     """The graph, the step's record, and the libraries that took part."""
     import onnx
 
     torch = backend("torch", "PyTorch", "torch")
+    if exporter is None:
+        frozen = model.framework == "torch.export" and batch == "dynamic"
+        exporter = "dynamo" if frozen else "torchscript"
     if exporter == "dynamo" and model.framework == "torchscript":
         raise errors.CannotConvert(
             "The dynamo exporter does not take TorchScript files.",
@@ -99,9 +104,9 @@ def _export(
     }
     free = {name: axes for name, axes in free.items() if axes}
     if exporter == "torchscript":
-        torch.onnx.export(
-            positional(torch, model), arguments, file, dynamo=False, dynamic_axes=free, **names
-        )
+        # A script is exported as it is, its branches and loops kept; all else is traced.
+        subject = model.native if model.framework == "torchscript" else positional(model)
+        torch.onnx.export(subject, arguments, file, dynamo=False, dynamic_axes=free, **names)
         return
     if model.framework == "torch.export":
         torch.onnx.export(model.native, arguments, file, dynamo=True, verbose=False, **names)
@@ -111,7 +116,7 @@ def _export(
         for spec in signature.inputs
     )
     torch.onnx.export(
-        positional(torch, model),
+        positional(model),
         arguments,
         file,
         dynamo=True,
@@ -133,24 +138,27 @@ def ready(torch: Any) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def positional(torch: Any, model: Model) -> torch.nn.Module:
+def positional(model: Model) -> torch.nn.Module:
     """The model as a module of tensors in the signature's order to a tuple of its outputs."""
+    import torch
+
     native = model.native.module() if model.framework == "torch.export" else model.native
 
-    class Positional(torch.nn.Module):  # type: ignore[misc]
+    class Positional(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.native = native
+
+        def train(self, mode: bool = True) -> Positional:
+            """Modes stop here: the model is in inference, and an exported program has none."""
+            self.training = mode
+            return self
 
         def forward(self, *arguments: Any) -> Any:
             outputs = tuple(_leaves(self.native(*arguments)))
             return outputs[0] if len(outputs) == 1 else outputs
 
-    module: torch.nn.Module = Positional()
-    # An exported program has no modes; everything else is set to inference.
-    if model.framework != "torch.export":
-        module.eval()
-    return module
+    return Positional().eval()
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -32,7 +32,7 @@ class Options:
     batch: Literal["dynamic"] | int = 1
     through: Literal["onnx", "direct"] | None = None
     opset: int | None = None
-    exporter: Literal["torchscript", "dynamo"] = "torchscript"
+    exporter: Literal["torchscript", "dynamo"] | None = None
     quantizer: Literal["library"] = "library"
     bias_correction: Literal["full", "fast", "none"] = "full"
     overflow_fix: Literal["none", "first-layer", "all"] = "none"
@@ -86,7 +86,7 @@ def convert(
         steps, versions = made.steps, {**made.versions, **versions}
         native = _from_onnx(ov, made.proto, out)
     else:
-        native = _direct(ov, model, signature)
+        native = _direct(ov, model, signature, options.batch)
     _name_and_shape(native, signature)
     _refuse_quantized(native)
     steps = (*steps, {"step": "convert", "tool": "openvino.convert_model", "through": through})
@@ -138,14 +138,20 @@ def _from_onnx(ov: Any, proto: Any, folder: Path) -> Any:
             part.unlink()
 
 
-def _direct(ov: Any, model: Model, signature: Signature) -> Any:
+def _direct(ov: Any, model: Model, signature: Signature, batch: floats.Batch) -> Any:
     if model.framework in floats.TORCH:
         from lepton_edge.converters import _torch_onnx
 
         torch = floats.backend("torch", "PyTorch", "torch")
-        example = model.example(floats.example_batches("dynamic")[-1])
-        inputs = tuple(torch.from_numpy(example[spec.name]) for spec in signature.inputs)
-        subject, given = _torch_onnx.positional(torch, model), {"example_input": inputs}
+        given: dict[str, Any] = {}
+        if model.framework == "torch.export":
+            subject = model.native  # its graph knows which sizes are free; a trace of it does not
+        else:
+            example = model.example(floats.example_batches(batch)[-1])
+            given["example_input"] = tuple(
+                torch.from_numpy(example[spec.name]) for spec in signature.inputs
+            )
+            subject = _torch_onnx.positional(model)
         try:
             with _torch_onnx.ready(torch), warnings.catch_warnings():
                 # A trace that took one side of a branch is found by the parity check.
@@ -199,6 +205,18 @@ def _name_and_shape(native: Any, signature: Signature) -> None:
             next="Ask for another batch.",
         ) from None
     for port, spec in found:
+        shape = port.get_partial_shape()
+        sizes = [None if dim.is_dynamic else dim.get_length() for dim in shape]
+        wanted = list(spec.shape)
+        if len(sizes) != len(wanted) or any(
+            None not in (size, want) and size != want
+            for size, want in zip(sizes, wanted, strict=True)
+        ):
+            raise errors.CannotConvert(
+                f"OpenVINO computes {spec.name!r} with the shape {shape}, the model gives {spec}:"
+                " the conversion froze the batch.",
+                next="Pass the option through=onnx, or another batch.",
+            )
         port.get_tensor().set_names({spec.name})
 
 

@@ -1,0 +1,125 @@
+"""`convert`: one source to one artefact, verified against its source before it appears."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lepton_edge import errors, jobs, parity, plugins, sources
+from lepton_edge import options as knobs
+from lepton_edge.artifact import NAME, Artifact, replacing
+from lepton_edge.model import ModelSource
+from lepton_edge.preprocess import Preprocess
+from lepton_edge.samples import Samples, open_samples, overlap
+from lepton_edge.target import Target
+
+
+def convert(
+    source: ModelSource | str,
+    *,
+    to: str,
+    output: str | Path,
+    precision: str = "fp32",
+    calib: Samples | str | Path | None = None,
+    data: Samples | str | Path | None = None,
+    preprocess: Preprocess | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    classes: Sequence[str] = (),
+    verify: bool = True,
+    time_limit_s: float = 1800.0,
+    memory_limit_mb: int | None = None,
+) -> Artifact:
+    """Exports `source` to the format `to` and writes the artefact's folder `output`.
+
+    `calib` are training samples for int8; `data` are real inputs for the verification, without
+    them the source's seeded example inputs are used, and the record says so. `preprocess` applies
+    to both and is stored. Raises `GateFailed` where the artefact does not compute what its source
+    computes, `CannotConvert` where the format cannot express it. On any error nothing is written,
+    and what stood at `output` stays as it was.
+    """
+    source = ModelSource(source) if isinstance(source, str) else source
+    target, output = Target(to, precision, device), Path(output)
+    chosen = dict(options or {})
+    converter = plugins.load("converters", to)
+    knobs.build(converter.Options, chosen)  # a wrong option is known before anything starts
+    _refuse_to_overwrite(output, source)
+    if verify and not plugins.exists("runtimes", to):
+        raise errors.UsageError(
+            f"There is no runtime for {to}, so the artefact cannot be verified.",
+            next="Pass verify=False to have it unverified.",
+        )
+    reason = converter.refuses(sources.framework_of(source), precision)
+    if reason is not None:
+        raise errors.CannotConvert(
+            f"Cannot convert {source.path!r} to {target}: {reason}.",
+            next="`lepton-edge inspect` lists the targets that can take it.",
+        )
+    ranges = None if calib is None else open_samples(calib, preprocess=preprocess)
+    inputs = None if data is None else open_samples(data, preprocess=preprocess)
+    if ranges is not None and inputs is not None:
+        _refuse_shared(ranges, inputs)
+    limits: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
+    with replacing(output) as temporary:
+        temporary.mkdir()
+        jobs.call(
+            "convert",
+            source=source.as_dict(),
+            target={"format": to, "precision": precision, "device": device},
+            out=str(temporary),
+            options=chosen,
+            calib=None if ranges is None else ranges.as_dict(),
+            preprocess=None if preprocess is None else preprocess.as_dict(),
+            classes=list(classes),
+            **limits,
+        )
+        if verify:
+            artifact = Artifact.load(temporary)
+            result = parity.verify(source, artifact, data=inputs, **limits)
+            if result.status != "PASS":
+                raise errors.GateFailed(
+                    f"The {target} artefact of {source.path!r} does not compute what its source"
+                    f" computes: {'; '.join(result.reasons)} ({result.inputs}).",
+                    next="Nothing was written; try another option, precision or format.",
+                )
+            replace(artifact, parity=result.as_dict()).save()
+    return Artifact.load(output)
+
+
+def _refuse_shared(calib: Samples, data: Samples) -> None:
+    shared = overlap(calib, data)
+    if shared:
+        raise errors.UsageError(
+            f"Calibration and evaluation data share {len(shared)} samples, such as {shared[0]}.",
+            next="Calibrate on training samples only.",
+        )
+
+
+def _refuse_to_overwrite(output: Path, source: ModelSource) -> None:
+    """Only an artefact, with nothing else in its folder, may be replaced."""
+    own = [source.file, *([Path(source.weights)] if source.weights else [])]
+    if any(path.resolve().is_relative_to(output.resolve()) for path in own):
+        raise errors.UsageError(
+            f"The output {str(output)!r} holds the source itself.", next="Choose another folder."
+        )
+    if not output.is_dir():
+        if output.exists() or output.is_symlink():
+            raise errors.UsageError(
+                f"The output {str(output)!r} is no folder.", next="Choose another place."
+            )
+        return
+    found = {str(path.relative_to(output)) for path in output.rglob("*") if not path.is_dir()}
+    if not found:
+        return
+    try:
+        known = {*json.loads((output / NAME).read_text())["files"], NAME}
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    if found - known:
+        raise errors.UsageError(
+            f"The folder {str(output)!r} holds {min(found - known)!r}, which is of no artefact.",
+            next="Choose another folder, or move that file.",
+        )

@@ -1,0 +1,94 @@
+"""The job `convert`: one source to one target, as a complete artefact in the folder `out`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lepton_edge
+from lepton_edge import errors, plugins, sources
+from lepton_edge import options as knobs
+from lepton_edge.artifact import Artifact
+from lepton_edge.model import ModelSource
+from lepton_edge.preprocess import Preprocess
+from lepton_edge.samples import open_samples
+from lepton_edge.target import Target
+
+NEARLY_FULL = 64 << 10  # bytes left on the disk: whatever failed then, failed for want of space
+
+
+def run(
+    *,
+    source: Mapping[str, Any],
+    target: Mapping[str, Any],
+    out: str,
+    options: Mapping[str, Any] | None = None,
+    calib: Mapping[str, Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Converts into the empty folder `out` and writes artifact.json; returns what it describes.
+
+    Temporary files of the libraries go into `out` too: a job that is killed leaves nothing else.
+    """
+    folder = Path(out)
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+        before, tempfile.tempdir = tempfile.tempdir, scratch
+        outer, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), scratch
+        try:
+            artifact = _convert(
+                ModelSource.from_dict(source),
+                Target(**target),
+                folder,
+                options=options or {},
+                calib=calib,
+            )
+        except Exception as error:
+            if shutil.disk_usage(folder).free < NEARLY_FULL:
+                raise errors.UsageError(
+                    f"The disk of {out!r} is full.",
+                    next="Free some space, or choose another place for the output.",
+                ) from error
+            raise
+        finally:
+            tempfile.tempdir = before
+            if outer is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = outer
+    spec = Preprocess.from_dict(preprocess) if preprocess is not None else None
+    saved = replace(artifact, preprocess=spec, classes=tuple(classes)).save()
+    return saved.describe()
+
+
+def _convert(
+    source: ModelSource,
+    target: Target,
+    folder: Path,
+    *,
+    options: Mapping[str, Any],
+    calib: Mapping[str, Any] | None,
+) -> Artifact:
+    converter = plugins.load("converters", target.format)
+    chosen = knobs.build(converter.Options, options)
+    checksum = source.sha256()
+    model = sources.load(source)
+    samples = open_samples(dict(calib)) if calib is not None else None
+    artifact: Artifact = converter.convert(
+        model, target, folder, calibration=samples, options=chosen
+    )
+    if source.sha256() != checksum:
+        raise errors.BadInput(
+            f"{source.path!r} changed while it was converted.", next="Convert it again."
+        )
+    record = {**source.as_dict(), "framework": model.framework, "sha256": checksum}
+    return replace(
+        artifact,
+        source=record,
+        versions={"lepton-edge": lepton_edge.__version__, **artifact.versions},
+    )
