@@ -10,6 +10,7 @@ from __future__ import annotations
 from lepton_edge import errors, plugins
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.sources import _check
+from lepton_edge.sources._counts import Counts
 
 SUFFIXES = {
     ".onnx": "onnx",
@@ -65,3 +66,10 @@ def load(source: ModelSource) -> Model:
     module = plugins.load("sources", framework_of(source).replace(".", "_"))
     model: Model = module.load(source)
     return model
+
+
+def count(model: Model) -> Counts:
+    """The model's operators, parameters and MACs; see `Counts`."""
+    module = plugins.load("sources", model.framework.replace(".", "_"))
+    found: Counts = module.count(model)
+    return found

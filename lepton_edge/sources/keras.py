@@ -9,6 +9,9 @@ import numpy as np
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check, _tensorflow
+from lepton_edge.sources._count_keras import count
+
+__all__ = ["count", "load"]
 
 
 def load(source: ModelSource) -> Model:

@@ -6,6 +6,9 @@ from typing import Any
 
 from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check
+from lepton_edge.sources._count_onnx import count
+
+__all__ = ["count", "load"]
 
 DTYPES = {
     "float": "float32",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check, _tensorflow
+from lepton_edge.sources._count_savedmodel import count
+
+__all__ = ["count", "load"]
 
 SIGNATURE = "serving_default"
 

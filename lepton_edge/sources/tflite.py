@@ -11,6 +11,9 @@ import numpy as np
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check
+from lepton_edge.sources._count_tflite import count
+
+__all__ = ["count", "load"]
 
 _INTERPRETERS = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
 

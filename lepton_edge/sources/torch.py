@@ -15,6 +15,9 @@ from lepton_edge import errors
 from lepton_edge._user_code import load_function, raised
 from lepton_edge.model import Array, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _torch_run
+from lepton_edge.sources._count_torch import count
+
+__all__ = ["count", "load"]
 
 
 def load(source: ModelSource) -> Model:

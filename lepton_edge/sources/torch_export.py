@@ -16,6 +16,9 @@ from typing import Any
 
 from lepton_edge.model import Array, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check, _torch_run
+from lepton_edge.sources._count_torch import count
+
+__all__ = ["count", "load"]
 
 
 def load(source: ModelSource) -> Model:

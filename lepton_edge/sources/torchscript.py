@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+
 from lepton_edge import errors
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.sources import _build, _check, _torch_run
+from lepton_edge.sources._count_torch import count
+
+__all__ = ["count", "load"]
 
 
 def load(source: ModelSource) -> Model:
     """Raises `UsageError` without `source.inputs`, `BadInput` for a damaged archive."""
     torch = _torch_run.torch_library()
     try:
-        module = torch.jit.load(source.file, map_location="cpu").eval()
+        with warnings.catch_warnings():
+            # Making such files is deprecated; opening those that exist is what this is for.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(source.file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise _check.damaged(source.file, first, "TorchScript") from None

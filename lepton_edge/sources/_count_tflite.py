@@ -1,0 +1,22 @@
+"""Counts of .tflite files, from the file alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lepton_edge.devices import _cost, _tflite
+from lepton_edge.model import Model
+from lepton_edge.sources._counts import Counts
+
+_NOT_COUNTED = {"WHILE", "IF", "CALL", "RNN", "LSTM", "SVDF"}
+
+
+def count(model: Model) -> Counts:
+    """MACs as the device models count them; a free dimension counts as one."""
+    graph = _tflite.read(model.native)
+    operators = Counter(operator.name for operator in graph.operators)
+    parameters = sum(tensor.size for tensor in graph.tensors if tensor.is_constant)
+    unknown = sorted(name for name in operators if name in _NOT_COUNTED or "SEQUENCE" in name)
+    if unknown:
+        return Counts(operators, parameters, None, f"the graph has {', '.join(unknown)}")
+    return Counts(operators, parameters, _cost.tflite_cost(graph)[0].macs)
