@@ -66,8 +66,10 @@ def mobilenet_v2(size: int = 224) -> Cost:
     return net.cost()
 
 
-def _ssd(net: Net, maps: list[Shape], extra: list[tuple[int, int]], classes: int = 91) -> Cost:
-    """SSD's extra feature maps and its box and class heads (3x3 convolutions in SSD MobileNet)."""
+def _ssd(
+    net: Net, maps: list[Shape], extra: list[tuple[int, int]], classes: int = 91, k: int = 1
+) -> Cost:
+    """SSD's extra feature maps, and its box and class heads of kernel `k`."""
     for inner, outer in extra:
         net.conv(inner)
         net.conv(outer, 3, 2)
@@ -76,7 +78,7 @@ def _ssd(net: Net, maps: list[Shape], extra: list[tuple[int, int]], classes: int
         anchors = 3 if index == 0 else 6
         for channels in (anchors * 4, anchors * classes):
             net.at = shape
-            net.conv(channels, 1)
+            net.conv(channels, k)
     net.move((1, 1917, classes + 4))
     net.kernels.append(Kernel("boxes", 0, 0, 1917 * (classes + 4), 10 * 6))
     return net.cost()
@@ -91,14 +93,15 @@ def ssd_mobilenet_v1(size: int = 300) -> Cost:
     return _ssd(net, [ends[10], ends[12]], _EXTRA)
 
 
-def ssd_mobilenet_v2(size: int = 300, classes: int = 91) -> Cost:
+def ssd_mobilenet_v2(size: int = 300, classes: int = 91, k: int = 1) -> Cost:
+    """The heads' kernel is 1 in the quantised model of the zoo, 3 in the float one."""
     net = Net(size)
     ends = _mobilenet_v2(net)
     last, shape = net.at, ends[4]
     net.at = shape
     net.conv(576)
     first, net.at = net.at, last
-    return _ssd(net, [first, last], _EXTRA, classes)
+    return _ssd(net, [first, last], _EXTRA, classes, k)
 
 
 def unet_mobilenet_v2(size: int = 128) -> Cost:

@@ -1,11 +1,10 @@
 """Fits what work costs on each device to published latencies, and says how well that holds.
 
-    python benchmarks/fit_devices.py published_latency.csv [--write] [--rows]
+    python benchmarks/fit_devices.py published_latency.csv [--write] [--rows] [--plot fit.svg]
 
 The table is no part of the project: columns device, model, dtype, input, ms, source. Each
-architecture is written down in fit_architectures.py and its
-neighbours. Errors are of families left out: a family's
-rows are predicted by a fit that saw none of them. --write stores the fits in
+architecture is written down in fit_architectures.py and its neighbours. Errors are of families
+left out: a family's rows are predicted by a fit that saw none of them. --write stores the fits in
 lepton_edge/devices/_fitted.py, which `lepton-edge devices predict` reads.
 """
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from lepton_edge import devices
 from lepton_edge.devices._cost import Cost
 from lepton_edge.devices.estimate import LEVEL, Fit, edgetpu_features, general_features
 
@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fit_architectures as nets
 import fit_detectors as detectors
 import fit_inception as inception
+import fit_mobile as mobile
+import fit_plot
 
 OUT = Path(__file__).parents[1] / "lepton_edge" / "devices" / "_fitted.py"
 Features = Mapping[str, float]
@@ -51,6 +53,7 @@ class Target:
     start: Mapping[str, float]
     source: str
     runtime: str = ""  # what the published runtime's name must hold
+    threads: str = ""
     pull: float = 0.05
 
 
@@ -132,6 +135,22 @@ _GPU: dict[tuple[str, str], tuple[str, Callable[[], Features]]] = {
 }
 _GPU = {(name.replace(".", "_"), size): value for (name, size), value in _GPU.items()}
 
+_CPU: dict[tuple[str, str], tuple[str, Callable[[], Features]]] = {
+    ("mobilenet_v1", "224"): ("mobilenet_v1", _gpu(nets.mobilenet_v1)),
+    ("mobilenet_v3_large", "224"): ("mobilenet_v3", _gpu(lambda: mobile.mobilenet_v3("large"))),
+    ("mobilenet_v3_small", "224"): ("mobilenet_v3", _gpu(lambda: mobile.mobilenet_v3("small"))),
+    ("SSD Mobilenet v2", "300"): ("ssd", _gpu(lambda: nets.ssd_mobilenet_v2(k=3))),
+    ("SSDLite Mobilenet v2", "300"): ("ssdlite", _gpu(mobile.ssdlite_mobilenet_v2)),
+    ("YOLOX-Nano", "416"): ("yolox", _gpu(lambda: detectors.detector("yoloxn", 416))),
+    ("YOLOX-Tiny", "416"): ("yolox", _gpu(lambda: detectors.detector("yoloxt", 416))),
+    **{
+        (f"EfficientDet-lite{n}", size): (
+            "efficientdet",
+            _gpu(lambda n=n: mobile.efficientdet_lite(n)),  # type: ignore[misc]
+        )
+        for n, size in ((0, "320"), (1, "384"), (4, "640"))
+    },
+}
 _YOLO: dict[tuple[str, str], tuple[str, Callable[[], Features]]] = {
     (name, str(size)): (
         name[:-1],
@@ -195,6 +214,37 @@ TARGETS = (
         "jetson-agx-orin", "fp16", "fp16", ("jetson-agx-orin-64gb(JP6)",), _YOLO,
         _gpu_start(42.6, 204.8), f"{_TRTUTILS}; 64 GB, JetPack 6", "engine execute",
     ),
+    Target(
+        "raspberry-pi-4", "fp32", "fp32", ("raspi4", "raspi4(64bit)"), _CPU,
+        {"kernels": 0.05, "gmac": 130.0, "mweights": 1.0, "mmoved": 1.0, "mdepthwise": 1.0},
+        "github.com/NobuoTsukamoto/benchmarks, github.com/google/XNNPACK: LiteRT with XNNPACK, "
+        "4 threads, 64 bits", "xnnpack", "4",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A device taken as another one, faster by the ratio of the two profiles' peaks.
+
+    Its own rows are not fitted: they only say how well that holds.
+    """
+
+    target: Target
+    base: str
+    peak: str
+
+
+SCALED = (
+    Scaled(
+        Target(
+            "raspberry-pi-5", "fp32", "fp32", ("raspi5",), _CPU, {},
+            "the fit of raspberry-pi-4, by the ratio of the peaks in fp32; LiteRT with XNNPACK, "
+            "4 threads", "xnnpack", "4",
+        ),
+        "raspberry-pi-4",
+        "peak_fp32",
+    ),
 )  # fmt: skip
 
 
@@ -205,7 +255,7 @@ def rows_of(target: Target, table: list[dict[str, str]]) -> list[Row]:
         key = (row["model"], row["input"])
         if row["device"] not in target.rows or row["dtype"] != target.dtype:
             continue
-        if target.runtime not in row["runtime"]:
+        if target.runtime not in row["runtime"] or target.threads not in ("", row["threads"]):
             continue
         if key in target.models:
             family, make = target.models[key]
@@ -260,40 +310,76 @@ def coverage(pairs: list[tuple[Row, float]]) -> float:
     return inside / len(pairs)
 
 
+def describe(target: Target, pairs: list[tuple[Row, float]], given: argparse.Namespace) -> None:
+    """One line of the table, and every row where asked."""
+    errors = [float(abs(np.log(value / row.ms))) for row, value in pairs]
+    median = float(np.median([abs(value / row.ms - 1) for row, value in pairs]))
+    families = {row.family for row, _ in pairs}
+    holds = f"{coverage(pairs):.0%} (x{np.exp(spread(errors)):.2f})" if len(families) > 1 else "-"
+    print(
+        f"{target.device:18} {target.precision:5} {len(pairs):4} {len(families):8}"
+        f"  {median:6.1%}  x{np.exp(np.quantile(errors, 0.9)):.2f}  x{np.exp(max(errors)):.2f}"
+        f"  {holds}"
+    )
+    if given.rows:
+        for row, value in pairs:
+            print(f"    {row.name:34} {row.ms:8.2f} {value:8.2f} {value / row.ms:6.2f}")
+
+
+def made(
+    costs: Mapping[str, float], pairs: list[tuple[Row, float]], target: Target, bound: float = 0.0
+) -> Fit:
+    """The fit as the package stores it; its interval is at least `bound`."""
+    errors = [float(abs(np.log(value / row.ms))) for row, value in pairs]
+    return Fit(
+        features=tuple(costs.items()),
+        log_error=max(bound, spread(errors)),
+        median_error=float(np.median([abs(value / row.ms - 1) for row, value in pairs])),
+        p90_factor=float(np.exp(np.quantile(errors, 0.9))),
+        rows=len(pairs),
+        families=tuple(sorted({row.family for row, _ in pairs})),
+        source=target.source,
+        tier="prior" if bound else "calibrated",
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="published latencies, CSV")
     parser.add_argument("--write", action="store_true", help="store the fits in the package")
     parser.add_argument("--rows", action="store_true", help="print every row")
+    parser.add_argument("--plot", type=Path, help="write predicted against published as SVG")
     given = parser.parse_args()
     with given.table.open(newline="") as file:
         table = list(csv.DictReader(file))
-    fits = {}
+    fits: dict[tuple[str, str], Fit] = {}
+    shown: dict[str, list[tuple[Row, float]]] = {}
     print(f"{'device':18} {'':5} rows families  median  p90    worst  {LEVEL:.0%} interval holds")
     for target in TARGETS:
         rows = rows_of(target, table)
         pairs = left_out(rows, target)
-        errors = [float(abs(np.log(value / row.ms))) for row, value in pairs]
-        families = tuple(sorted({row.family for row in rows}))
-        median = float(np.median([abs(value / row.ms - 1) for row, value in pairs]))
-        p90 = float(np.exp(np.quantile(errors, 0.9)))
-        costs = fit(rows, target)
-        fits[target.device, target.precision] = Fit(
-            tuple(costs.items()), spread(errors), median, p90, len(rows), families, target.source
-        )
-        bound = np.exp(spread(errors))
-        print(
-            f"{target.device:18} {target.precision:5} {len(rows):4} {len(families):8}"
-            f"  {median:6.1%}  x{p90:.2f}  x{np.exp(max(errors)):.2f}"
-            f"  {coverage(pairs):.0%} (x{bound:.2f})"
-        )
-        if given.rows:
-            print("   ", {name: float(f"{cost:.3g}") for name, cost in costs.items()})
-            for row, value in pairs:
-                print(f"    {row.name:34} {row.ms:8.2f} {value:8.2f} {value / row.ms:6.2f}")
+        fits[target.device, target.precision] = made(fit(rows, target), pairs, target)
+        shown[target.device] = pairs
+        describe(target, pairs, given)
+    for scaled in SCALED:
+        target, base = scaled.target, fits[scaled.base, scaled.target.precision]
+        ratio = _peak(scaled.base, scaled.peak) / _peak(target.device, scaled.peak)
+        costs = {name: cost * ratio for name, cost in base.features}
+        pairs = [(row, predicted(costs, row)) for row in rows_of(target, table)]
+        fits[target.device, target.precision] = made(costs, pairs, target, base.log_error)
+        shown[target.device] = pairs
+        describe(target, pairs, given)
     if given.write:
         OUT.write_text(_module(fits))
+    if given.plot:
+        given.plot.write_text(fit_plot.scatter(shown))
     return 0
+
+
+def _peak(device: str, name: str) -> float:
+    fact = getattr(devices.load(device).facts, name)
+    assert fact is not None
+    return float(fact.value)
 
 
 def _module(fits: Mapping[tuple[str, str], Fit]) -> str:
@@ -318,7 +404,7 @@ def _module(fits: Mapping[tuple[str, str], Fit]) -> str:
             f"            {part!r}"
             for part in textwrap.wrap(item.source, 80, drop_whitespace=False)
         ]
-        lines += ["        ),", "    ),"]
+        lines += ["        ),", f"        tier={item.tier!r},", "    ),"]
     return "\n".join([*lines, "}", ""]).replace("'", '"')
 
 

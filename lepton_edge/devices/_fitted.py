@@ -40,6 +40,7 @@ FITS: dict[tuple[str, str], Fit] = {
             "coral.ai/docs/edgetpu/benchmarks, coral.ai/models, google-coral/edgetpu "
             "reference, freedomtan: USB 3 on a desktop"
         ),
+        tier="calibrated",
     ),
     ("coral-dev-board", "int8"): Fit(
         features=(
@@ -72,6 +73,7 @@ FITS: dict[tuple[str, str], Fit] = {
             "vgg",
         ),
         source=("coral.ai/docs/edgetpu/benchmarks, google-coral/edgetpu reference, freedomtan"),
+        tier="calibrated",
     ),
     ("jetson-nano", "fp16"): Fit(
         features=(
@@ -88,6 +90,7 @@ FITS: dict[tuple[str, str], Fit] = {
         rows=12,
         families=("alexnet", "densenet", "resnet", "squeezenet", "vgg"),
         source=("github.com/NVIDIA-AI-IOT/torch2trt"),
+        tier="calibrated",
     ),
     ("jetson-agx-xavier", "fp16"): Fit(
         features=(
@@ -104,6 +107,7 @@ FITS: dict[tuple[str, str], Fit] = {
         rows=21,
         families=("alexnet", "densenet", "mnasnet", "resnet", "shufflenet", "squeezenet", "vgg"),
         source=("github.com/NVIDIA-AI-IOT/torch2trt"),
+        tier="calibrated",
     ),
     ("jetson-xavier-nx", "fp16"): Fit(
         features=(
@@ -123,6 +127,7 @@ FITS: dict[tuple[str, str], Fit] = {
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 8 GB, JetPack 5"
         ),
+        tier="calibrated",
     ),
     ("jetson-orin-nano", "fp16"): Fit(
         features=(
@@ -142,6 +147,7 @@ FITS: dict[tuple[str, str], Fit] = {
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 8 GB, JetPack 5"
         ),
+        tier="calibrated",
     ),
     ("jetson-orin-nx", "fp16"): Fit(
         features=(
@@ -161,6 +167,7 @@ FITS: dict[tuple[str, str], Fit] = {
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 16 GB, JetPack 6"
         ),
+        tier="calibrated",
     ),
     ("jetson-agx-orin", "fp16"): Fit(
         features=(
@@ -180,5 +187,44 @@ FITS: dict[tuple[str, str], Fit] = {
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 64 GB, JetPack 6"
         ),
+        tier="calibrated",
+    ),
+    ("raspberry-pi-4", "fp32"): Fit(
+        features=(
+            ("kernels", 0.030151),
+            ("gmac", 127.45),
+            ("mweights", 0.6519),
+            ("mmoved", 0.9053),
+            ("mdepthwise", 0.9201),
+        ),
+        log_error=0.4708,
+        median_error=0.1891,
+        p90_factor=1.5730,
+        rows=13,
+        families=("efficientdet", "mobilenet_v1", "mobilenet_v3", "ssd", "ssdlite", "yolox"),
+        source=(
+            "github.com/NobuoTsukamoto/benchmarks, github.com/google/XNNPACK: LiteRT with "
+            "XNNPACK, 4 threads, 64 bits"
+        ),
+        tier="calibrated",
+    ),
+    ("raspberry-pi-5", "fp32"): Fit(
+        features=(
+            ("kernels", 0.011355),
+            ("gmac", 47.999),
+            ("mweights", 0.24552),
+            ("mmoved", 0.34096),
+            ("mdepthwise", 0.34653),
+        ),
+        log_error=0.4708,
+        median_error=0.1187,
+        p90_factor=1.2835,
+        rows=3,
+        families=("efficientdet",),
+        source=(
+            "the fit of raspberry-pi-4, by the ratio of the peaks in fp32; LiteRT with "
+            "XNNPACK, 4 threads"
+        ),
+        tier="prior",
     ),
 }

@@ -1,8 +1,9 @@
 """Latency of a model on a device that is not there, from a fit on published measurements.
 
 Tier `calibrated`: a sum of what each kind of work costs on that device (per kernel, per MAC, per
-byte moved), fitted by benchmarks/fit_devices.py. The interval is empirical: the errors made on
-architectures that the fit had not seen. A device and precision without a fit gets no number.
+byte moved), fitted by benchmarks/fit_devices.py. Tier `prior`: another device's fit, scaled by the
+ratio of their peaks, without a measurement of this one. The interval is empirical: the errors made
+on architectures that the fit had not seen. A device and precision without a fit gets no number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lepton_edge import errors
 from lepton_edge.devices._cost import Cost, Kernel, cost, tflite_cost
@@ -38,6 +39,7 @@ class Fit:
     rows: int
     families: tuple[str, ...]
     source: str
+    tier: Literal["calibrated", "prior"] = "calibrated"
 
     def latency_ms(self, features: Mapping[str, float]) -> float:
         return sum(weight * features[name] for name, weight in self.features)
@@ -83,7 +85,7 @@ def predict(path: str | Path, profile: Profile, precision: str) -> Estimate:
         precision=precision,
         latency_ms=latency,
         interval_ms=(latency / spread, latency * spread),
-        tier="calibrated",
+        tier=fit.tier,
         level=LEVEL,
         basis={
             "source": fit.source,
