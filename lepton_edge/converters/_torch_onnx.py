@@ -71,7 +71,7 @@ def export(
             step["tracer_warnings"] = sorted(traced)
         return onnx.load(file), step, ("torch", *(("onnxscript",) * (exporter == "dynamo")))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise _cannot(error, exporter, opset) from None
+        raise _cannot(error, model.framework, exporter, opset) from None
     finally:
         for part in folder.glob(f"{file.name}*"):
             part.unlink()
@@ -172,11 +172,16 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _cannot(error: Exception, exporter: str, opset: int) -> errors.CannotConvert:
+def _cannot(error: Exception, framework: str, exporter: str, opset: int) -> errors.CannotConvert:
     operator = re.search(r"\b(?:aten|prim|quantized|torchvision)(?:::|\.)\w+", str(error))
     other = "dynamo" if exporter == "torchscript" else "torchscript"
     subject = f"the operator {operator[0]!r}" if operator else "this model"
+    advice = (
+        "Give the model as file.py:factory or as .pt2, or convert to openvino with through=direct."
+        if framework == "torchscript"
+        else f"Pass the option exporter={other} or another opset, or rewrite that part."
+    )
     return errors.CannotConvert(
         f"torch.onnx ({exporter}, opset {opset}) cannot export {subject}: {first_line(error)}.",
-        next=f"Pass the option exporter={other} or another opset, or rewrite that part.",
+        next=advice,
     )

@@ -22,8 +22,8 @@ class Options:
 
     `exporter` is torch.onnx's, for PyTorch sources: both agree with the source to 1e-6, torchscript
     takes a tenth of the time; it is the default, but for a .pt2 file with a dynamic batch, whose
-    batch it would freeze. `simplify` folds constants, checked by running the graph before and after.
-    `quantizer` is who makes int8: ONNX Runtime's library.
+    batch it would freeze. `simplify` folds constants, checked by running the graph before and
+    after. `quantizer` is who makes int8: ONNX Runtime's library.
     """
 
     batch: Literal["dynamic"] | int = 1
