@@ -18,6 +18,7 @@ def _app() -> typer.Typer:
         compare,
         convert,
         demo,
+        devices,
         doctor,
         evaluate,
         inspect,
@@ -35,7 +36,8 @@ def _app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_version)
-    for verb in (inspect, convert, verify, evaluate, benchmark, compare, report, doctor, demo):
+    verbs = (inspect, convert, verify, evaluate, benchmark, compare, report, devices, doctor, demo)
+    for verb in verbs:
         app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
     return app
 
@@ -73,14 +75,13 @@ def run(arguments: list[str]) -> int:
             print(error.log, file=sys.stderr)
         return _fail(arguments, error)
     except KeyboardInterrupt:
-        print("lepton-edge: interrupted; nothing was written.", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:  # noqa: BLE001 - the border of the program
-        if type(error).__name__ == "Abort":
-            return 130
+        if isinstance(error, typer.Abort):  # what typer makes of Ctrl-C
+            return _interrupted()
         if hasattr(error, "format_message"):  # click's own, for a wrong command line
             usage = errors.UsageError(error.format_message(), next=_usage_hint(error))
             return _fail(arguments, usage)
@@ -91,6 +92,11 @@ def run(arguments: list[str]) -> int:
             next="This is a defect of lepton-edge; --debug shows where.",
         )
         return _fail(arguments, internal)
+
+
+def _interrupted() -> int:
+    print("lepton-edge: interrupted; what was unfinished is not written.", file=sys.stderr)
+    return 130
 
 
 def _usage_hint(error: Exception) -> str | None:

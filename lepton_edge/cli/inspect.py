@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from lepton_edge.cli import _common as common
 
@@ -11,20 +13,57 @@ def command(
     model: common.Model,
     weights: common.Weights = None,
     inputs: common.Inputs = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where each operator of a .tflite would run on this device."),
+    ] = None,
     time_limit: common.TimeLimit = 600.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> int:
-    """Show a model's signature, operators, parameters, MACs, size, and the targets it can go to."""
+    """Show a model's signature, operators, parameters, MACs, size, and the targets it can go to.
+
+    With --device, show instead which operators the device's accelerator takes, and why not the
+    others (an Edge TPU's profile and a .tflite file, raw or compiled).
+    """
     from lepton_edge import inspection
 
+    if device is not None:
+        return _placement(model, device, json)
     found = inspection.inspect(
         common.source(model, weights, inputs),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )
     return common.emit({"status": "PASS", "exit_code": 0, **found}, json, lambda: _text(found))
+
+
+def _placement(model: str, device: str, json: bool) -> int:
+    from pathlib import Path
+
+    from lepton_edge import devices, errors
+
+    profile = devices.load(device)
+    if not Path(model).is_file():
+        raise errors.BadInput(f"There is no file {model!r}.")
+    found = devices.placement(model, profile)
+    document = {"status": "PASS", "exit_code": 0, **found}
+    if found["summary"]["accelerator"] < found["summary"]["total"]:
+        document |= {"status": "FALLBACK", "exit_code": errors.PlacementError.exit_code}
+    return common.emit(document, json, lambda: _placement_text(document))
+
+
+def _placement_text(document: dict[str, Any]) -> str:
+    summary = document["summary"]
+    lines = [
+        f"{document['status']}: {summary['accelerator']} of {summary['total']} operators on the"
+        f" accelerator of {document['device']}"
+    ]
+    for each in document["operators"]:
+        reason = f": {each['reason']}" if each["reason"] else ""
+        lines.append(f"  {each['index']:>4}  {each['op']:<24} {each['placement']}{reason}")
+    return "\n".join(lines)
 
 
 def _text(found: dict[str, Any]) -> str:

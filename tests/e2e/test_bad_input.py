@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_edge.artifact import Artifact
 from tests.conftest import MODEL, PREPROCESS, Done
 
 Cli = Callable[..., Done]
@@ -34,11 +36,11 @@ def refused(done: Done, code: int, *words: str) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """An artefact folder with something in it that must survive."""
+    """An artefact of an earlier day, which must survive whatever fails."""
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "artifact.json").write_text("{}")
     (folder / "kept.txt").write_text("kept")
+    Artifact(folder=folder, file="kept.txt", format="onnx").save()
     return folder
 
 
@@ -246,17 +248,18 @@ def test_ctrl_c_in_the_middle(place: Path) -> None:
     assert not workers.stdout.strip()
 
 
-def test_a_backend_that_is_not_installed(cli: Cli, place: Path, tmp_path: Path) -> None:
+def test_a_backend_that_is_not_installed(tmp_path: Path) -> None:
     # A module of that name which cannot be imported is how Python sees a package that is absent.
     code = "import sys; sys.modules['openvino'] = None; import lepton_edge.worker as w; w.main()"
+    (tmp_path / "m.xml").write_text("<net/>")
     job = {
         "do": "benchmark",
-        "subject": {"artifact": str(tmp_path)},
+        "subject": {"artifact": str(tmp_path / "m.xml")},
+        "runs": 1,
+        "seconds": 0,
+        "warmup_s": 0,
+        "out": str(tmp_path / "times.npy"),
     }
-    (tmp_path / "m.xml").write_text("<net/>")
-    job["subject"] = {"artifact": str(tmp_path / "m.xml")}
-    import json
-
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(job), capture_output=True, text=True
     )
