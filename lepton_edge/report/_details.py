@@ -1,0 +1,137 @@
+"""What the page draws for one row: bins, curves and counts, small enough to be embedded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_edge.measurement import Accuracy, ClassResult, Latency, Report, Roc, Row
+from lepton_edge.report import _cells
+
+BINS = 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many classes a row may show: in the heatmap, as ROC curves, in the per-class table."""
+
+    heatmap: int = 24
+    roc: int = 12
+    table: int = 50
+
+    def times(self, share: float) -> Limits:
+        return Limits(*(int(size * share) for size in (self.heatmap, self.roc, self.table)))
+
+
+def drawing(row: Row, report: Report, limits: Limits) -> dict[str, Any]:
+    """The data behind the row's charts; None where nothing was measured."""
+    accuracy = row.accuracy
+    return {
+        "histogram": None if row.latency is None else _histogram(row.latency),
+        "confusion": None if accuracy is None else _confusion(accuracy, report, limits.heatmap),
+        "roc": None if accuracy is None else _roc(accuracy, limits.roc),
+    }
+
+
+def _histogram(latency: Latency) -> dict[str, Any] | None:
+    """Counts over equal bins up to the 99.5th percentile; what lies above is told, not drawn."""
+    samples = np.asarray(latency.samples_ms, np.float64)
+    samples = samples[np.isfinite(samples)]
+    if not samples.size:
+        return None
+    last = float(np.quantile(samples, 0.995, method="higher"))
+    first = float(samples.min())
+    if last <= first:  # every run took the same time: one bin around it
+        first, last = first * 0.99, first * 1.01 or 1.0
+    counts, edges = np.histogram(samples, BINS, (first, last))
+    above = int((samples > last).sum())
+    note = f"{samples.size:,} runs."
+    if above:
+        note += f" {above:,} above {_cells.number(last)} ms are not drawn"
+        note += f" (slowest: {_cells.number(float(samples.max()))} ms)."
+    marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
+    return {
+        "edges": [_short(edge) for edge in edges],
+        "counts": counts.tolist(),
+        "marks": [
+            {"label": label, "x": _short(value)}
+            for label, value in marks
+            if value is not None and first <= value <= last
+        ],
+        "note": note,
+    }
+
+
+def _confusion(accuracy: Accuracy, report: Report, most: int) -> dict[str, Any] | None:
+    counts = np.asarray(accuracy.confusion, np.int64)
+    if counts.ndim != 2 or not counts.size or counts.shape[0] != counts.shape[1] or most < 2:
+        return None
+    size = counts.shape[0]
+    names = report.classes or tuple(item.name for item in accuracy.per_class)
+    if len(names) != size:
+        names = tuple(map(str, range(size)))
+    wrong = counts.sum(axis=1) - counts.diagonal()
+    shown = np.arange(size)
+    note = "Rows are the true class; shares are of the row."
+    if size > most:
+        shown = np.sort(np.argsort(-wrong, kind="stable")[:most])
+        note += f" The {most} of {size:,} classes with the most errors."
+    return {
+        "names": labels([names[index] for index in shown]),
+        "counts": counts[np.ix_(shown, shown)].tolist(),
+        "totals": counts.sum(axis=1)[shown].tolist(),
+        "note": note,
+    }
+
+
+def _roc(accuracy: Accuracy, most: int) -> dict[str, Any] | None:
+    curves = sorted(accuracy.roc, key=lambda item: (_cells.finite(item.auc) is None, item.auc))
+    if not curves or not most:
+        return None
+    note = "Each class against the rest."
+    if len(curves) > most:
+        note += f" The {most} of {len(curves):,} classes with the smallest area."
+    return {"curves": [_curve(item) for item in curves[:most]], "note": note}
+
+
+def _curve(item: Roc) -> dict[str, Any]:
+    return {
+        "name": labels([item.name])[0],
+        "auc": _short(item.auc),
+        "x": [_short(value) for value in item.false_positive_rate],
+        "y": [_short(value) for value in item.true_positive_rate],
+    }
+
+
+def worst_first(accuracy: Accuracy) -> list[ClassResult]:
+    """The classes by drop, the largest first; without a baseline by hits, the fewest first."""
+
+    def key(item: ClassResult) -> tuple[float, float]:
+        drop = _cells.finite(item.drop)
+        return math.inf if drop is None else -drop, item.value
+
+    return sorted(accuracy.per_class, key=key)
+
+
+def labels(names: list[str], most: int = 22) -> list[str]:
+    """Names that a chart can use: short, unique, and never taken for a formula.
+
+    Text between `$$` and the like would be set as mathematics, by a script from the network.
+    """
+    used: dict[str, int] = {}
+    found = []
+    for name in names:
+        text = "".join(char if char.isprintable() else " " for char in name)
+        for mark in ("$$", r"\[", r"\("):
+            text = text.replace(mark, "\u2060".join(mark))
+        text = text if len(text) <= most else text[: most - 1] + "…"
+        used[text] = used.get(text, 0) + 1
+        found.append(text if used[text] == 1 else f"{text} ({used[text]})")
+    return found
+
+
+def _short(value: float) -> float | None:
+    return None if not math.isfinite(value) else float(f"{value:.5g}")
