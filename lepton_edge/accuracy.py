@@ -47,6 +47,7 @@ def evaluate(
 ) -> Accuracy:
     """`metric` of `subject` on `data`, and its drop against `baseline` on the same samples.
 
+    Raw samples go through `preprocess`, else the subject's own, else the other's.
     `max_drop` is the budget: `1pt` (points, for rates) or `1%` (of the baseline's value).
     `baseline` may be `Scores`, or the path of a *.scores.npz, instead of a subject to run; a
     subject runs on the CPU with its runtime's own options. `limit` draws that many samples with
@@ -56,9 +57,12 @@ def evaluate(
         if baseline is None:
             raise errors.UsageError("A budget for the drop needs a baseline to compare with.")
         budget(max_drop, 1.0, rate=True)  # its form, before anything runs
-    samples = open_samples(data, preprocess=preprocess)
-    if limit is not None:
-        samples = take(samples, limit, seed=seed)
+    others = () if baseline is None or isinstance(baseline, Scores) else (baseline,)
+
+    def prepared(*subjects: Subject) -> Samples:
+        samples = loading.prepare(open_samples(data, preprocess=preprocess), *subjects)
+        return samples if limit is None else take(samples, limit, seed=seed)
+
     job: dict[str, Any] = {
         "metric": metric,
         "output": output,
@@ -72,8 +76,8 @@ def evaluate(
     elif baseline is not None and str(baseline).endswith(SUFFIX):
         reference = Scores.load(Path(str(baseline)))
     elif baseline is not None:
-        reference = score(baseline, samples, **job)
-    found = score(subject, samples, device=device, options=options, **job)
+        reference = score(baseline, prepared(baseline, subject), **job)
+    found = score(subject, prepared(subject, *others), device=device, options=options, **job)
     return judge(found, reference, max_drop=max_drop, seed=seed)
 
 

@@ -68,7 +68,9 @@ def benchmark(
             seconds=seconds,
             warmup_s=warmup_s,
             out=str(out),
-            data=open_samples(data).as_dict() if data is not None else None,
+            data=loading.prepare(open_samples(data), subject).as_dict()
+            if data is not None
+            else None,
             device=device,
             threads=threads,
             options=dict(options or {}),

@@ -13,6 +13,7 @@ from typing import Any
 from lepton_edge import errors, options, plugins, sources
 from lepton_edge.artifact import NAME, SUFFIXES, Artifact, open_artifact
 from lepton_edge.model import ModelSource, TensorSpec
+from lepton_edge.samples import Samples, open_samples
 from lepton_edge.session import Session
 
 Subject = str | Path | ModelSource | Artifact
@@ -39,8 +40,13 @@ def load(
 def open_session(
     artifact: Artifact, *, device: str, threads: int | None, given: Mapping[str, Any]
 ) -> Session:
+    if not plugins.exists("runtimes", artifact.format):
+        raise errors.BackendMissing(
+            f"Nothing here runs the format {artifact.format!r} of {str(artifact.path)!r}.",
+            next=f"There are runtimes for {', '.join(plugins.names('runtimes'))}.",
+        )
     runtime = plugins.load("runtimes", artifact.format)
-    built = options.build(runtime.Options, given)
+    built = options.build(runtime.Options, given, what=f"{artifact.format} runtime option")
     session: Session = runtime.open_session(artifact, device=device, threads=threads, options=built)
     return session
 
@@ -97,3 +103,16 @@ def from_json(given: Mapping[str, Any]) -> Artifact:
     if set(given) == {"model"}:
         return as_artifact(ModelSource.from_dict(given["model"]))
     raise errors.UsageError(f"A subject is an artifact or a model, not {sorted(given)}.")
+
+
+def prepare(samples: Samples, *subjects: Subject) -> Samples:
+    """The samples with the preprocessing of the first subject that carries one.
+
+    Samples that have a preprocessing already keep it.
+    """
+    if samples.as_dict().get("preprocess") is not None:
+        return samples
+    for subject in subjects:
+        if not str(subject).endswith(".scores.npz") and (own := as_artifact(subject).preprocess):
+            return open_samples(samples, preprocess=own)
+    return samples

@@ -70,9 +70,18 @@ def _examine(name: str) -> dict[str, Any]:
         absent = [package for package in packages if package not in there]
         row["reason"] = f"not installed: {', '.join(absent)}"
         row["next"] = f"pip install 'lepton-edge[{extra}]'"
+        if name == "tensorrt":
+            row["next"] = _tensorrt_install()
     elif name in _PROBED:
         row |= _probe(name)
     return row
+
+
+def _tensorrt_install() -> str:
+    """The packages name dependencies that do not exist, so no extra can install them."""
+    from lepton_edge.converters import tensorrt
+
+    return tensorrt.INSTALL
 
 
 def _probe(name: str) -> dict[str, Any]:

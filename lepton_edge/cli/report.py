@@ -1,4 +1,4 @@
-"""`lepton-edge report`: artefacts of one model measured side by side, in HTML, Markdown and JSON."""
+"""`lepton-edge report`: artefacts of one model side by side, in HTML, Markdown and JSON."""
 
 from __future__ import annotations
 

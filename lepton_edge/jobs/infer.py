@@ -34,14 +34,15 @@ def run(
     that another subject can be given the same.
     """
     folder = Path(out)
-    if data is None:
-        if examples is None:
-            raise errors.UsageError("There is nothing to infer on.", next="Give data or examples.")
-        data = _examples(ModelSource.from_dict(examples), folder, n)
-    samples = limit(open_samples(data), n)
+    if data is None and examples is None:
+        raise errors.UsageError("There is nothing to infer on.", next="Give data or examples.")
     with loading.load(
         loading.from_json(subject), device=device, threads=threads, options=options
     ) as session:
+        if data is None:
+            # After the session: TensorFlow takes its number of threads before anything runs.
+            data = _examples(ModelSource.from_dict(dict(examples or {})), folder, n)
+        samples = limit(open_samples(data), n)
         files: dict[str, np.memmap[Any, Any]] = {}
         start = 0
         for batch in batches(samples, session.signature, batch_size(session.signature)):

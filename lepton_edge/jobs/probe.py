@@ -19,10 +19,12 @@ def run(part: str) -> dict[str, Any]:
     """`{"proof": text}`; raises the part's own error, or `WorkerFailed` for a wrong answer."""
     probes = {
         "onnx": lambda: _runtime("onnx", "probe.onnx"),
-        "openvino": lambda: _runtime("openvino", "probe.onnx"),  # it reads ONNX itself
+        "openvino": lambda: _runtime("openvino", "probe.xml"),
         "tflite": lambda: _runtime("tflite", "probe.tflite"),
         "torch": _torch,
         "tensorflow": _tensorflow,
+        "onnx2tf": _onnx2tf,
+        "tensorrt": _tensorrt,
     }
     return {"proof": probes[part]()}
 
@@ -51,6 +53,28 @@ def _tensorflow() -> str:
 
     _check(tf.nn.relu(_INPUT).numpy())
     return "one inference right"
+
+
+def _onnx2tf() -> str:
+    from lepton_edge.converters import _tflite_onnx
+
+    interpreter = _tflite_onnx.python(None)
+    return f"onnx2tf {_tflite_onnx.version(interpreter)} in {interpreter.parent.parent}"
+
+
+def _tensorrt() -> str:
+    import tempfile
+
+    from lepton_edge import sources
+    from lepton_edge.converters import tensorrt
+    from lepton_edge.model import ModelSource
+    from lepton_edge.target import Target
+
+    model = sources.load(ModelSource(str(_FOLDER / "probe.onnx")))
+    with tempfile.TemporaryDirectory() as folder:
+        target = Target("tensorrt", "fp32")
+        artifact = tensorrt.convert(model, target, Path(folder), options=tensorrt.Options())
+        return f"one engine built, {artifact.size_bytes:,} bytes"
 
 
 def _check(output: Any) -> None:
