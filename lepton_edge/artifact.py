@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lepton_edge import errors
-from lepton_edge.model import ModelSource, Signature, file_sha256
+from lepton_edge.model import Array, ModelSource, Signature, file_sha256
 from lepton_edge.preprocess import Preprocess
 
 SCHEMA = 1
@@ -29,17 +31,48 @@ class Binding:
     """Where a tensor of the source's signature lives in the exported file.
 
     `tensor` is the runtime's own name. `permute`, where the converter changed the layout, gives
-    the order of the source's axes in the file (numpy.transpose from source to file).
+    the order of the source's axes in the file (numpy.transpose from source to file). `dtype`,
+    where the file holds integers for the source's floats, is theirs: float = scale * (integer -
+    zero_point).
     """
 
     name: str
     tensor: str
     permute: tuple[int, ...] | None = None
+    dtype: str | None = None
+    scale: float = 1.0
+    zero_point: int = 0
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Binding:
         permute = given.get("permute")
-        return cls(given["name"], given["tensor"], tuple(permute) if permute else None)
+        if given.get("dtype") not in (None, "int8", "uint8", "int16"):
+            raise ValueError(f"a tensor cannot be quantised to {given['dtype']}")
+        return cls(**{**given, "permute": tuple(permute) if permute else None})
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file's tensor is the source's as it is."""
+        return self.permute is None and self.dtype is None
+
+    def to_file(self, value: Array) -> Array:
+        """The source's array in the file's layout and dtype; integers saturate."""
+        if self.permute is not None:
+            value = np.ascontiguousarray(value.transpose(self.permute))
+        if self.dtype is None:
+            return value
+        limits = np.iinfo(self.dtype)
+        steps = np.rint(value / np.float32(self.scale)) + self.zero_point
+        whole: Array = np.clip(steps, limits.min, limits.max).astype(self.dtype)
+        return whole
+
+    def from_file(self, value: Array) -> Array:
+        """The file's array in the source's layout; integers become float32."""
+        if self.dtype is not None:
+            value = (value.astype(np.float32) - self.zero_point) * np.float32(self.scale)
+        if self.permute is None:
+            return value
+        return value.transpose(sorted(range(value.ndim), key=self.permute.__getitem__))
 
 
 @dataclass(frozen=True)

@@ -60,23 +60,29 @@ class Session(ABC):
         for binding, own in zip(ordered, signature.inputs, strict=True):
             wanted = specs[binding.name]
             # Some files do not tell how many dimensions there are: () then.
-            if wanted.dtype != own.dtype or (own.shape and len(own.shape) != len(wanted.shape)):
+            stored = binding.dtype or wanted.dtype
+            if stored != own.dtype or (own.shape and len(own.shape) != len(wanted.shape)):
                 raise errors.BadInput(
                     f"{str(artifact.path)!r} takes {own}; its artifact.json says {wanted}."
                 )
         self._checks = tuple(
-            (b.name, np.dtype(specs[b.name].dtype), specs[b.name].shape, b.permute) for b in ordered
+            (
+                b.name,
+                np.dtype(specs[b.name].dtype),
+                specs[b.name].shape,
+                None if b.plain else b.to_file,
+            )
+            for b in ordered
         )
         self._single = self._checks[0][0] if len(self._checks) == 1 else None
-        positions = [(b.name, list(file_outputs).index(b.tensor), b.permute) for b in outputs]
         self.__outputs = tuple(
-            (name, position, None if permute is None else tuple(np.argsort(permute).tolist()))
-            for name, position, permute in positions
+            (b.name, list(file_outputs).index(b.tensor), None if b.plain else b.from_file)
+            for b in outputs
         )
         self._plain_names = (
             tuple(name for name, _, _ in self.__outputs)
-            if [p for _, p, _ in self.__outputs] == list(range(len(file_outputs)))
-            and all(permute is None for _, _, permute in self.__outputs)
+            if [position for _, position, _ in self.__outputs] == list(range(len(file_outputs)))
+            and all(binding.plain for binding in outputs)
             else None
         )
 
@@ -110,7 +116,7 @@ class Session(ABC):
         if len(feeds) != len(self._checks):
             raise self._expected(f"got {sorted(feeds)}")
         arrays = []
-        for name, dtype, shape, permute in self._checks:
+        for name, dtype, shape, convert in self._checks:
             value = feeds.get(name)
             if value is None:
                 raise self._expected(f"got {sorted(feeds)}")
@@ -118,15 +124,13 @@ class Session(ABC):
                 raise self._expected(f"{name!r} is {getattr(value, 'dtype', type(value).__name__)}")
             if value.shape != shape and not _fits(value.shape, shape):
                 raise self._expected(f"{name!r} has shape {list(value.shape)}")
-            arrays.append(
-                value if permute is None else np.ascontiguousarray(value.transpose(permute))
-            )
+            arrays.append(value if convert is None else convert(value))
         results = self._invoke(arrays)
         if self._plain_names is not None:
             return dict(zip(self._plain_names, results, strict=True))
         return {
-            name: results[position] if permute is None else results[position].transpose(permute)
-            for name, position, permute in self.__outputs
+            name: results[position] if convert is None else convert(results[position])
+            for name, position, convert in self.__outputs
         }
 
     @final

@@ -72,7 +72,7 @@ def _cannot(error: Exception, batch: int | None) -> errors.CannotConvert:
     if batch is None:
         return errors.CannotConvert(
             f"litert_torch cannot express {what} with a dynamic batch.",
-            next="Use --option batch=1, or convert to ONNX with batch=dynamic and give that file.",
+            next="Use --option batch=1; or convert to ONNX (batch=dynamic) and give that file.",
         )
     return errors.CannotConvert(
         f"litert_torch cannot express {what}{': ' + first_line(error) if operator else ''}.",

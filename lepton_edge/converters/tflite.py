@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lepton_edge import errors
 from lepton_edge.artifact import Artifact, Binding
 from lepton_edge.converters import _tflite_bind, _tflite_quantize
-from lepton_edge.model import Model, Signature, TensorSpec
+from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
@@ -33,8 +33,9 @@ class Options:
     """`batch` is a size or `dynamic` (convolutional models only, where the source is PyTorch).
 
     `quantizer` says whose int8 it is. `io` is the type of the file's inputs and outputs for int8:
-    `float` keeps the source's, `int8` leaves the conversion to the caller. `onnx2tf_python` is the
-    Python of the environment that holds onnx2tf (default: the one `lepton-edge doctor` shows).
+    `float` keeps the source's; with `int8` the caller quantises (a Session does it, in numpy).
+    `onnx2tf_python` is the Python of the environment that holds onnx2tf (default: the one that
+    `lepton-edge doctor` shows).
     """
 
     batch: Literal["dynamic"] | int = 1
@@ -103,16 +104,14 @@ def convert(
                 )
             )
             inputs, outputs = _renamed(inputs, outputs, floats, out / name)
-    signature = model.signature.with_batch(batch)
     if options.io == "int8":
-        signature, quantisation = _integer(signature, inputs, outputs, out / name)
-        steps[-1] = {**steps[-1], "quantisation": quantisation}
+        inputs, outputs = _integer(model.signature, inputs, outputs, out / name)
     return Artifact(
         folder=out,
         file=name,
         format="tflite",
         precision=target.precision,
-        signature=signature,
+        signature=model.signature.with_batch(batch),
         inputs=inputs,
         outputs=outputs,
         steps=tuple(steps),
@@ -212,23 +211,30 @@ def _renamed(
 
 def _integer(
     signature: Signature, inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], file: Path
-) -> tuple[Signature, dict[str, dict[str, float]]]:
-    """The signature with the file's own dtypes, and scale and zero point of each int8 tensor."""
-    found = _tflite_bind.tensors(file)
-    quantisation: dict[str, dict[str, float]] = {}
+) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
+    """The bindings with dtype, scale and zero point of what became an integer in the file."""
     sides = []
     for specs, bindings, tensors in zip(
-        (signature.inputs, signature.outputs), (inputs, outputs), found, strict=True
+        (signature.inputs, signature.outputs),
+        (inputs, outputs),
+        _tflite_bind.tensors(file),
+        strict=True,
     ):
+        dtypes = {spec.name: spec.dtype for spec in specs}
         by_name = {each.name: each for each in tensors}
         changed = []
-        for spec, binding in zip(specs, bindings, strict=True):
+        for binding in bindings:
             tensor = by_name[binding.tensor]
-            changed.append(TensorSpec(spec.name, spec.shape, tensor.dtype))
-            if tensor.scale:
-                quantisation[spec.name] = {"scale": tensor.scale, "zero_point": tensor.zero_point}
+            if tensor.dtype != dtypes[binding.name]:
+                binding = replace(
+                    binding,
+                    dtype=tensor.dtype,
+                    scale=tensor.scale,
+                    zero_point=tensor.zero_point,
+                )
+            changed.append(binding)
         sides.append(tuple(changed))
-    return Signature(sides[0], sides[1]), quantisation
+    return sides[0], sides[1]
 
 
 def _versions(framework: str, precision: str) -> dict[str, str]:

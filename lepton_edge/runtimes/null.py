@@ -106,5 +106,5 @@ def _in_file(specs: Sequence[TensorSpec], bindings: Sequence[Binding]) -> tuple[
         spec = known[binding.name]
         order = binding.permute or range(len(spec.shape))
         shape = tuple(spec.shape[axis] for axis in order)
-        found.append(TensorSpec(binding.tensor, shape, spec.dtype))
+        found.append(TensorSpec(binding.tensor, shape, binding.dtype or spec.dtype))
     return tuple(found)
