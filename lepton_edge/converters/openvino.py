@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,7 @@ def convert(
         steps = (*steps, {"step": "fp16", "tool": "openvino.save_model", "note": note})
     if native.has_rt_info("conversion_parameters"):
         native.set_rt_info({}, "conversion_parameters")  # it names this machine's paths
+    _number_names(native)
     file = f"{model.source.stem}_{target.precision}.xml"
     ov.save_model(native, out / file, compress_to_fp16=target.precision == "fp16")
     return Artifact(
@@ -218,6 +220,17 @@ def _name_and_shape(native: Any, signature: Signature) -> None:
                 next="Pass the option through=onnx, or another batch.",
             )
         port.get_tensor().set_names({spec.name})
+
+
+def _number_names(native: Any) -> None:
+    """Renames what OpenVINO named by a counter of the process: one model gives one file."""
+    seen: dict[str, str] = {}
+    for node in native.get_ordered_ops():
+        name = node.get_friendly_name()
+        counted = re.match(r"([A-Z][A-Za-z]*)_\d+", name)
+        if counted:
+            new = seen.setdefault(counted[0], f"{counted[1]}.{len(seen)}")
+            node.set_friendly_name(new + name[counted.end() :])
 
 
 def _refuse_quantized(native: Any) -> None:
