@@ -32,7 +32,9 @@ class ReferenceSession(Session):
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
         assert self._model is not None
         results = self._model.run(dict(zip(self._names, arrays, strict=True)))
-        return [results[name] for name in self._wanted]
+        values = [results[name] for name in self._wanted]
+        # TensorFlow's arrays are read-only views of its tensors; outputs are the caller's.
+        return [value if value.flags.writeable else value.copy() for value in values]
 
     def _release(self) -> None:
         self._model = None

@@ -119,8 +119,10 @@ class OpenvinoSession(Session):
         try:
             for index, array in enumerate(arrays):
                 flags = array.flags
-                if not (flags.c_contiguous and flags.writeable):  # OpenVINO refuses to share these
-                    array = array.copy()
+                if not (flags.c_contiguous and flags.writeable):
+                    # OpenVINO refuses to share these. The list keeps the copy alive: a tensor that
+                    # shares memory does not.
+                    array = arrays[index] = array.copy()
                 request.set_input_tensor(index, tensor(array, shared_memory=True))
             # share_outputs=False copies: the request's own buffers are written again by each call.
             outputs: tuple[Array, ...] = request.infer(share_outputs=False).to_tuple()
