@@ -111,6 +111,11 @@ def calibrate(
         )
         opened = _tflite_bind.interpreter(source)
         key = next(iter(opened.get_signature_list()), None)
+        if key is None:
+            raise errors.CannotConvert(
+                f"{model.source.path!r} has no signature, and calibration runs through one.",
+                next="Give the model that this file was made from.",
+            )
         batch = int(opened.get_input_details()[0]["shape"][0])
         by_index = {each["index"]: each["name"] for each in opened.get_input_details()}
         runner = opened.get_signature_runner()
