@@ -34,7 +34,8 @@ def page() -> str:
         "# The command line",
         "Written by `make docs` from `--help`; `make check` compares. Exit codes: 0 ok, 1 internal,"
         " 2 usage, 3 gate failed or undecided, 4 backend missing, 5 fallback or placement,"
-        " 6 unstable measurement, 7 cannot convert, 8 bad or untrusted input file, 130 interrupted.",
+        " 6 unstable measurement, 7 cannot convert, 8 bad or untrusted input file,"
+        " 130 interrupted.",
         f"```\n{top}\n```",
     ]
     parts += [f"## {verb}\n```\n{help_of(verb)}\n```" for verb in verbs]
