@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, Model, ModelSource, Signature, TensorSpec, random_feeds
+from lepton_edge.sources._check import first_line
 
 
 def backend(name: str, library: str, extra: str) -> ModuleType:
@@ -85,10 +86,24 @@ def from_file(
     specs = declared(source, inputs)
 
     def example(batch: int) -> dict[str, Array]:
-        fixed = specs[0].shape[0] if specs and specs[0].shape else None
-        return random_feeds(specs, batch if fixed is None else fixed)
+        return random_feeds(sized(specs), batch)
 
     return Model(framework, source, Signature(specs, tuple(outputs)), native, run, example)
+
+
+def sized(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Free dimensions behind the batch made 32 in images (rank 4 and more), else 8: to try with."""
+    return tuple(
+        TensorSpec(
+            spec.name,
+            (
+                *spec.shape[:1],
+                *(dim or (32 if len(spec.shape) > 3 else 8) for dim in spec.shape[1:]),
+            ),
+            spec.dtype,
+        )
+        for spec in specs
+    )
 
 
 def probed(
@@ -99,26 +114,40 @@ def probed(
     example: Mapping[str, Array],
     inputs: Sequence[TensorSpec],
 ) -> Model:
-    """A model whose outputs are found by running it on the example, at two batch sizes.
+    """A model whose outputs are found by running it: on the example, then on other sizes of it.
 
-    A dimension that changes with the batch is free. Where a batch of two cannot be run, the batch
-    is fixed at the example's.
+    An output's dimension that changes with the batch, or with another free dimension, is free.
+    Where no other batch can be run, the batch is fixed at the example's.
     """
     one = _attempt(run, example, source)
     specs = tuple(inputs)
-    other: dict[str, Array] | None = None
-    if all(spec.shape and spec.shape[0] is None for spec in specs):
-        try:
-            other = run(vary(example, 3))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-            fixed = len(next(iter(example.values())))
+    others: list[dict[str, Array]] = []
+    if all(spec.shape[0] is None for spec in specs):
+        fixed = len(next(iter(example.values())))
+        tried = (vary(example, size) for size in (fixed + 2, fixed + 1, fixed - 1) if size)
+        found = _first_that_runs(run, tried)
+        if found is None:
             specs = Signature(specs, ()).with_batch(fixed).inputs
+        else:
+            others.append(found)
+    free = {
+        spec.name: [n for n, dim in enumerate(spec.shape) if n and dim is None] for spec in specs
+    }
+    if any(free.values()):
+        found = _first_that_runs(run, (_rescaled(example, free, by) for by in (2.0, 0.5)))
+        if found is None:
+            raise errors.BadInput(
+                f"{source.path!r} has inputs of free size, but runs only on"
+                f" {', '.join(f'{name} {list(value.shape)}' for name, value in example.items())}.",
+                next="Fix the sizes with --input name=1x3x224x224:float32.",
+            )
+        others.append(found)
     outputs = tuple(
         TensorSpec(
             name,
             tuple(
-                None if other is not None and size != again else size
-                for size, again in zip(value.shape, (other or one)[name].shape, strict=True)
+                None if any(other[name].shape[axis] != size for other in others) else size
+                for axis, size in enumerate(value.shape)
             ),
             value.dtype.name,
         )
@@ -134,15 +163,40 @@ def probed(
     )
 
 
+def _rescaled(
+    example: Mapping[str, Array], free: Mapping[str, Sequence[int]], by: float
+) -> dict[str, Array]:
+    """The example with its free dimensions twice as long (repeated), or half (cut)."""
+    feeds = dict(example)
+    for name, axes in free.items():
+        for axis in axes:
+            value = feeds[name]
+            size = max(1, round(value.shape[axis] * by))
+            feeds[name] = value.take(np.arange(size) % value.shape[axis], axis)
+    return feeds
+
+
+def _first_that_runs(
+    run: Callable[[Feeds], dict[str, Array]], tried: Iterable[dict[str, Array]]
+) -> dict[str, Array] | None:
+    for feeds in tried:
+        try:
+            return run(feeds)
+        except Exception:  # noqa: BLE001 - the user's own forward may raise anything
+            continue
+    return None
+
+
 def _attempt(
     run: Callable[[Feeds], dict[str, Array]], example: Mapping[str, Array], source: ModelSource
 ) -> dict[str, Array]:
     try:
         return run(example)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except errors.EdgeError:
+        raise
+    except Exception as error:
         shapes = {name: list(value.shape) for name, value in example.items()}
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise errors.BadInput(
-            f"{source.path!r} does not run on inputs of {shapes}: {first}.",
+            f"{source.path!r} does not run on inputs of {shapes}: {first_line(error)}.",
             next="Name its inputs with --input name=1x3x224x224:float32.",
-        ) from None
+        ) from error

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from lepton_edge import errors
+from lepton_edge.devices import _tflite as tflite
 
 MOST_BYTES = 64 * 2**30  # unpacked; a larger archive is taken for a bomb
 MOST_RATIO = 200  # weights hardly compress
 MOST_MEMBERS = 100_000
+# What reading a member of a damaged or encrypted archive raises.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+    *(KeyError, RuntimeError, NotImplementedError),
+)
+
+# TorchScript can open files; it is otherwise a language without access to the machine.
+_SCRIPT_FILES = re.compile(r"\b(torch|ops\.\w+|aten)\.(save|load|from_file)\b")
 
 
 def damaged(path: Path, why: str, kind: str) -> errors.BadInput:
@@ -18,6 +29,23 @@ def damaged(path: Path, why: str, kind: str) -> errors.BadInput:
         f"{str(path)!r} is not a sound {kind} file: {why}.",
         next="Export or download it again.",
     )
+
+
+def first_line(error: BaseException) -> str:
+    """A library's message as one clause, short, without its own codes and its full stop."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip())
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
+
+
+def member(path: Path, archive: zipfile.ZipFile, name: str, kind: str) -> bytes:
+    """One member's bytes; its checksum is verified by reading it."""
+    try:
+        return archive.read(name)
+    except UNREADABLE as error:
+        raise damaged(
+            path, f"its member {name!r} cannot be read ({first_line(error)})", kind
+        ) from None
 
 
 def archive(path: Path, kind: str, wanted: tuple[str, ...] = ()) -> zipfile.ZipFile:
@@ -28,20 +56,23 @@ def archive(path: Path, kind: str, wanted: tuple[str, ...] = ()) -> zipfile.ZipF
     try:
         opened = zipfile.ZipFile(path)
         members = opened.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise damaged(path, str(error).lower().rstrip("."), kind) from None
+    except (*UNREADABLE, ValueError) as error:
+        raise damaged(path, first_line(error).lower(), kind) from None
     if len(members) > MOST_MEMBERS:
         raise damaged(path, f"it has {len(members):,} members", kind)
     total = 0
-    for member in members:
-        name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-            raise damaged(path, f"its member {member.filename!r} leads outside", kind)
-        total += member.file_size
-        if member.file_size > 2**20 and member.file_size > MOST_RATIO * max(
-            1, member.compress_size
-        ):
-            raise damaged(path, f"its member {member.filename!r} unpacks out of proportion", kind)
+    seen: set[str] = set()
+    for info in members:
+        name = PurePosixPath(info.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
+            raise damaged(path, f"its member {info.filename!r} leads outside", kind)
+        # Readers differ in which of two members they take, so one could hide the other.
+        if info.filename.lower() in seen:
+            raise damaged(path, f"it has two members {info.filename!r}", kind)
+        seen.add(info.filename.lower())
+        total += info.file_size
+        if info.file_size > 2**20 and info.file_size > MOST_RATIO * max(1, info.compress_size):
+            raise damaged(path, f"its member {info.filename!r} unpacks out of proportion", kind)
     if total > MOST_BYTES:
         raise damaged(path, f"it unpacks to {total / 2**30:.0f} GiB", kind)
     if wanted and not any(m.filename.endswith(wanted) for m in members):
@@ -65,8 +96,16 @@ def _torchscript(path: Path) -> None:
             next="Save a state_dict and name it with --weights beside file.py:factory.",
         )
     with archive(path, "TorchScript") as opened:
-        names = [member.filename for member in opened.infolist()]
-    if not any("/code/" in name for name in names):
+        code = [name for name in opened.namelist() if "/code/" in name]
+        for name in code:
+            if name.endswith(".py") and (
+                found := _SCRIPT_FILES.search(member(path, opened, name, "TorchScript").decode())
+            ):
+                raise errors.BadInput(
+                    f"{str(path)!r} is not opened: its code calls {found[0]!r}, which opens files.",
+                    next="Give the model as file.py:factory with --weights, or as .onnx.",
+                )
+    if not code:
         raise errors.BadInput(
             f"{str(path)!r} holds no TorchScript code; it looks like a state_dict or a pickle.",
             next="Name it with --weights beside file.py:factory.",
@@ -77,8 +116,7 @@ def _tflite(path: Path) -> None:
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
         raise damaged(path, "it does not carry TFLite's mark", "TFLite")
-    if int.from_bytes(data[:4], "little") >= len(data):
-        raise damaged(path, "it is cut off", "TFLite")
+    tflite.read(path)  # every offset leads inside: the interpreter itself trusts them
 
 
 def _hdf5(path: Path) -> None:

@@ -31,7 +31,7 @@ def count(model: Model) -> Counts:
 
     flops = FlopCounterMode(display=False)
     with _products_visible(torch), flops, Seen():  # type: ignore[no-untyped-call]
-        feeds = model.example(1)
+        feeds = model.example(model.signature.inputs[0].shape[0] or 1)
         first = next(iter(feeds.values()))
         model.run(feeds)
     operators = {name: n for name, n in seen.items() if name not in _BOOKKEEPING}

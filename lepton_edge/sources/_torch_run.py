@@ -56,13 +56,23 @@ def flatten(outputs: Any) -> dict[str, Array]:
 
 
 def example_of(specs: Sequence[TensorSpec], given: Mapping[str, Array]) -> dict[str, Array]:
-    """Values for `specs`: the given example where its shape fits, else seeded random ones."""
-    drawn = random_feeds(tuple(specs), specs[0].shape[0] or 1 if specs else 1)
+    """Values for `specs`: the given example where it fits (more rows of it where the batch is
+    fixed), else seeded random ones. Free dimensions have the example's sizes.
+    """
+    feeds: dict[str, Array] = {}
     for spec in specs:
         value = given.get(spec.name)
-        if value is not None and value.shape == drawn[spec.name].shape:
-            drawn[spec.name] = value.astype(spec.dtype)
-    return drawn
+        fits = value is not None and len(value.shape) == len(spec.shape) and all(
+            dim is None or dim == size
+            for dim, size in zip(spec.shape[1:], value.shape[1:], strict=True)
+        )  # fmt: skip
+        if value is None or not fits:
+            feeds |= random_feeds(_build.sized([spec]), spec.shape[0] or 1)
+        else:
+            rows = spec.shape[0] or len(value)
+            whole = value if rows == len(value) else _build.vary({"": value}, rows)[""]
+            feeds[spec.name] = whole.astype(spec.dtype)
+    return feeds
 
 
 def need_inputs(source: ModelSource, kind: str) -> errors.UsageError:

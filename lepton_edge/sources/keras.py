@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,7 @@ def load(source: ModelSource) -> Model:
     try:
         model = keras.saving.load_model(source.file, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, AttributeError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        if "ambda" in str(error):
-            raise errors.BadInput(
-                f"{source.path!r} has a Lambda layer, which is code from the file and is not run.",
-                next="Replace it by a layer of keras.ops and save again.",
-            ) from None
-        raise _check.damaged(source.file, first.rstrip("."), "Keras") from None
+        raise _refused(source, error) from None
     if not getattr(model, "inputs", None):
         raise errors.BadInput(
             f"{source.path!r} was saved before it was built: it has no inputs.",
@@ -48,6 +43,25 @@ def load(source: ModelSource) -> Model:
         return _tensorflow.named(model(given, training=False), names)
 
     return _build.from_file("keras", source, model, inputs, outputs, run)
+
+
+def _refused(source: ModelSource, error: Exception) -> errors.BadInput:
+    """Keras' reason, by what its message is about; it tells no kinds of failure apart."""
+    text = str(error)
+    code = re.search(r"`?(Lambda|TFSMLayer|TorchModuleWrapper|JaxLayer|FlaxLayer)`?", text)
+    if code or "lambda" in text:
+        return errors.BadInput(
+            f"{source.path!r} has a {code[1] if code else 'Lambda'} layer, which is code from a"
+            " file and is not run.",
+            next="Replace it by layers of Keras and save again.",
+        )
+    custom = re.search(r"Could not locate (?:class|function) '(\w+)'", text)
+    if custom:
+        return errors.BadInput(
+            f"{source.path!r} has the layer or function {custom[1]!r}, whose code is not in Keras.",
+            next="Save the model as a SavedModel, by model.export(folder), and give the folder.",
+        )
+    return _check.damaged(source.file, _check.first_line(error), "Keras")
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec:

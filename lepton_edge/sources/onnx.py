@@ -45,8 +45,7 @@ def load(source: ModelSource) -> Model:
         failures.NotImplemented,
         failures.RuntimeException,
     ) as error:
-        first = str(error).strip().splitlines()[0]
-        raise _check.damaged(source.file, first.rstrip("."), "ONNX") from None
+        raise _check.damaged(source.file, _check.first_line(error), "ONNX") from None
     names = [value.name for value in session.get_outputs()]
 
     def run(feeds: Feeds) -> dict[str, Array]:

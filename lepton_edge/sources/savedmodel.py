@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
 from lepton_edge.sources import _build, _check, _tensorflow
@@ -10,16 +12,21 @@ from lepton_edge.sources._count_savedmodel import count
 __all__ = ["count", "load"]
 
 SIGNATURE = "serving_default"
+_FILES = re.compile(
+    r"(Read|Write|Delete|Rename)File|MatchingFiles|WholeFileReader(V2)?|(Eager)?PyFunc(Stateless)?"
+    r"|(TFRecord|TextLine|FixedLengthRecord)(Reader|Dataset)(V2)?|(Save|Load|Snapshot)Dataset(V2)?"
+    r"|DatasetToTFRecord|CacheDataset(V2)?|CreateSummary\w+|LoadAndRemapMatrix|Rpc\w*|XlaLaunch\w*"
+)
 
 
 def load(source: ModelSource) -> Model:
     """`native` is the folder's path. Raises `BadInput` where there is no such signature."""
     tf = _tensorflow.library()
+    _refuse_file_access(source)
     try:
         loaded = tf.saved_model.load(str(source.file))
     except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise _check.damaged(source.file, first.rstrip("."), "SavedModel") from None
+        raise _check.damaged(source.file, _check.first_line(error), "SavedModel") from None
     if SIGNATURE not in loaded.signatures:
         raise errors.BadInput(
             f"{source.path!r} has no signature {SIGNATURE!r}; it has {list(loaded.signatures)}.",
@@ -37,6 +44,29 @@ def load(source: ModelSource) -> Model:
         return _tensorflow.named(function(**tensors), names)
 
     return _build.from_file("savedmodel", source, str(source.file), inputs, outputs, run)
+
+
+def _refuse_file_access(source: ModelSource) -> None:
+    """A SavedModel is a program, which TensorFlow runs in part while it loads it.
+
+    Only the operators of its own saving and restoring may open files.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((source.file / "saved_model.pb").read_bytes())
+    except (DecodeError, OSError) as error:
+        raise _check.damaged(source.file, _check.first_line(error), "SavedModel") from None
+    for graph in (meta.graph_def for meta in saved.meta_graphs):
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            found = next((node.op for node in nodes if _FILES.fullmatch(node.op)), None)
+            if found is not None:
+                raise errors.BadInput(
+                    f"{source.path!r} is not opened: its operator {found} reaches files or code"
+                    " outside of the model.",
+                    next="Export the model without it.",
+                )
 
 
 def _spec(name: str, spec: object) -> TensorSpec:

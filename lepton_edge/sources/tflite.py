@@ -24,8 +24,7 @@ def load(source: ModelSource) -> Model:
         interpreter = _interpreter()(model_path=str(source.file))
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise _check.damaged(source.file, first.rstrip("."), "TFLite") from None
+        raise _check.damaged(source.file, _check.first_line(error), "TFLite") from None
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
 

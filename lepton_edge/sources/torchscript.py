@@ -21,8 +21,7 @@ def load(source: ModelSource) -> Model:
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(source.file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise _check.damaged(source.file, first, "TorchScript") from None
+        raise _check.damaged(source.file, _check.first_line(error), "TorchScript") from None
     if not source.inputs:
         raise _torch_run.need_inputs(source, "TorchScript")
     takes = len(list(module.graph.inputs())) - 1  # the first is the module itself
