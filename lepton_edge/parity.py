@@ -101,6 +101,7 @@ def verify(
             n=n,
             data=chosen,
             examples=source.as_dict(),
+            batch=_fixed_batch(artifact),
             threads=threads,
             **limits,
         )
@@ -122,6 +123,12 @@ def verify(
             precision=artifact.precision,
             inputs=f"{where}, n={reference['n']}",
         )
+
+
+def _fixed_batch(artifact: Artifact) -> int | None:
+    """The artefact's batch: a model may compute something else for a batch than for its rows."""
+    inputs = artifact.signature.inputs if artifact.signature else ()
+    return next((spec.shape[0] for spec in inputs if spec.shape), None)
 
 
 def compare_outputs(

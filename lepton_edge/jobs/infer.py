@@ -14,6 +14,7 @@ from lepton_edge.model import ModelSource
 from lepton_edge.samples import batch_size, batches, limit, open_samples
 
 EXAMPLES = "inputs.npz"
+MOST = 32  # rows at once, where any number goes
 
 
 def run(
@@ -23,6 +24,7 @@ def run(
     n: int,
     data: Mapping[str, Any] | None = None,
     examples: Mapping[str, Any] | None = None,
+    batch: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -31,7 +33,7 @@ def run(
 
     `data` is a data set as text, of which `n` samples are drawn (seeded). Without it, `examples`
     is the model's source whose seeded example inputs are used; they are kept in `inputs.npz`, so
-    that another subject can be given the same.
+    that another subject can be given the same. `batch` is for a subject that takes any.
     """
     folder = Path(out)
     if data is None and examples is None:
@@ -45,9 +47,10 @@ def run(
         samples = limit(open_samples(data), n)
         files: dict[str, np.memmap[Any, Any]] = {}
         start = 0
-        for batch in batches(samples, session.signature, batch_size(session.signature)):
-            outputs = session.run(batch.feeds)
-            fed = len(next(iter(batch.feeds.values())))
+        size = batch_size(session.signature, batch or MOST)
+        for part in batches(samples, session.signature, size):
+            outputs = session.run(part.feeds)
+            fed = len(next(iter(part.feeds.values())))
             for name, value in outputs.items():
                 if value.ndim == 0 or len(value) != fed:
                     raise errors.UsageError(
@@ -55,7 +58,7 @@ def run(
                         f" {fed}: no row a sample.",
                         next="Outputs need the batch as their first axis.",
                     )
-                rows = value[: batch.n]
+                rows = value[: part.n]
                 if name not in files:
                     path = folder / f"output{len(files)}.npy"
                     shape = (len(samples), *rows.shape[1:])
@@ -66,8 +69,8 @@ def run(
                         f" {list(files[name].shape[1:])}, then {list(rows.shape[1:])}.",
                         next="Such outputs cannot be compared row by row.",
                     )
-                files[name][start : start + batch.n] = rows
-            start += batch.n
+                files[name][start : start + part.n] = rows
+            start += part.n
         facts = session.facts
     for value in files.values():
         value.flush()
