@@ -1,4 +1,4 @@
-"""Runs the user's own Python: `file.py:function` for data and metrics."""
+"""Runs the user's own Python: `file.py:function` for models, data and metrics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # at the end: it must not hide an installed package
+    sys.modules[spec.name] = module  # as an import does: dataclasses and pickle look there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
         raise raised(str(path), error) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -36,6 +38,8 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def raised(where: str, error: Exception) -> errors.BadInput:
-    """What the user's code raised, as one sentence."""
-    return errors.BadInput(f"{where!r} raised {type(error).__name__}: {error}.")
+def raised(where: str, error: BaseException) -> errors.BadInput:
+    """What the user's code raised, as one sentence: the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f": {lines[0].rstrip('.')}" if lines else ""
+    return errors.BadInput(f"{where!r} raised {type(error).__name__}{text}.")

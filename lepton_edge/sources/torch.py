@@ -29,7 +29,7 @@ def load(source: ModelSource) -> Model:
     factory = load_function(source.file, source.path.rpartition(":")[2])
     try:
         module = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise raised(source.path, error) from error
     if not isinstance(module, torch.nn.Module):
         raise errors.BadInput(
