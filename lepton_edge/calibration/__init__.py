@@ -1,0 +1,31 @@
+"""The quantiser: one pass over the calibration data serves the int8 dialect of every backend.
+
+`quantize_onnx(model, out, data, dialect)` writes Q/DQ ONNX for onnxruntime, OpenVINO and TensorRT.
+numpy alone is needed to import this; onnx and onnxruntime are imported when a graph is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepton_edge.calibration.dialects import Dialect, load
+    from lepton_edge.calibration.observe_onnx import Data
+    from lepton_edge.calibration.onnx_quantizer import Options, quantize_onnx
+
+__all__ = ["Data", "Dialect", "Options", "load", "quantize_onnx"]
+
+_HOME = {
+    "Data": "observe_onnx",
+    "Dialect": "dialects",
+    "load": "dialects",
+    "Options": "onnx_quantizer",
+    "quantize_onnx": "onnx_quantizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
