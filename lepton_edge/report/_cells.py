@@ -42,13 +42,10 @@ def number(value: float | None, *, sign: bool = False) -> str:
     size = abs(value)
     if size >= 99.95:
         return f"{value:{plus},.0f}"
-    if size >= 9.995:
-        return f"{value:{plus}.1f}"
-    if size >= 0.9995:
-        return f"{value:{plus}.2f}"
-    if size >= 0.001 or size == 0:
-        return f"{value:{plus}.3f}"
-    return f"{value:{plus}.2g}"
+    if size < 0.0009995:
+        return f"{value:{plus}.3g}"
+    decimals = 2 - math.floor(math.log10(size * 1.0005))  # the factor: 0.9996 is written 1.00
+    return f"{value:{plus}.{decimals}f}"
 
 
 def finite(value: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -37,22 +38,30 @@ def drawing(row: Row, report: Report, limits: Limits) -> dict[str, Any]:
 
 
 def _histogram(latency: Latency) -> dict[str, Any] | None:
-    """Counts over equal bins up to the 99.5th percentile; what lies above is told, not drawn."""
+    """Counts over equal bins; what lies above the last is told, not drawn.
+
+    One slow run in a thousand would squeeze all others into one bin: the bins end at the 99.5th
+    percentile, or five times the spread of the middle 80 % above the median where that is less.
+    """
     samples = np.asarray(latency.samples_ms, np.float64)
     samples = samples[np.isfinite(samples)]
     if not samples.size:
         return None
-    last = float(np.quantile(samples, 0.995, method="higher"))
     first = float(samples.min())
+    low, middle, high = np.quantile(samples, (0.1, 0.5, 0.9))
+    last = float(np.quantile(samples, 0.995, method="higher"))
+    if high > low:
+        last = min(last, float(middle + 5 * (high - low)))
     if last <= first:  # every run took the same time: one bin around it
         first, last = first * 0.99, first * 1.01 or 1.0
     counts, edges = np.histogram(samples, BINS, (first, last))
     above = int((samples > last).sum())
+    marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
     note = f"{samples.size:,} runs."
     if above:
         note += f" {above:,} above {_cells.number(last)} ms are not drawn"
-        note += f" (slowest: {_cells.number(float(samples.max()))} ms)."
-    marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
+        far = [f"{name} {_cells.number(value)}" for name, value in marks if value and value > last]
+        note += f" ({', '.join([*far, f'slowest {_cells.number(float(samples.max()))}'])} ms)."
     return {
         "edges": [_short(edge) for edge in edges],
         "counts": counts.tolist(),
@@ -70,9 +79,8 @@ def _confusion(accuracy: Accuracy, report: Report, most: int) -> dict[str, Any] 
     if counts.ndim != 2 or not counts.size or counts.shape[0] != counts.shape[1] or most < 2:
         return None
     size = counts.shape[0]
-    names = report.classes or tuple(item.name for item in accuracy.per_class)
-    if len(names) != size:
-        names = tuple(map(str, range(size)))
+    # Not the names of per_class: those stand in another order, the worst first.
+    names = report.classes if len(report.classes) == size else tuple(map(str, range(size)))
     wrong = counts.sum(axis=1) - counts.diagonal()
     shown = np.arange(size)
     note = "Rows are the true class; shares are of the row."
@@ -119,17 +127,17 @@ def worst_first(accuracy: Accuracy) -> list[ClassResult]:
 def labels(names: list[str], most: int = 22) -> list[str]:
     """Names that a chart can use: short, unique, and never taken for a formula.
 
-    Text between `$$` and the like would be set as mathematics, by a script from the network.
+    Text between `$$` and the like would be drawn as mathematics, and Bokeh can fetch a script for
+    it; the page's policy forbids that too.
     """
-    used: dict[str, int] = {}
-    found = []
+    found: list[str] = []
     for name in names:
         text = "".join(char if char.isprintable() else " " for char in name)
         for mark in ("$$", r"\[", r"\("):
             text = text.replace(mark, "\u2060".join(mark))
         text = text if len(text) <= most else text[: most - 1] + "…"
-        used[text] = used.get(text, 0) + 1
-        found.append(text if used[text] == 1 else f"{text} ({used[text]})")
+        tries = itertools.chain([text], (f"{text} ({count})" for count in itertools.count(2)))
+        found.append(next(each for each in tries if each not in found))
     return found
 
 

@@ -12,6 +12,7 @@ from bokeh.models import (
     FactorRange,
     FixedTicker,
     HoverTool,
+    NumeralTickFormatter,
     Range1d,
 )
 from bokeh.plotting import figure
@@ -205,7 +206,12 @@ def histogram() -> Any:
         "x", "top", "label", source=marks, text_font_size="11px", x_offset=3, name="ink",
         text_baseline="top",
     )  # fmt: skip
-    tips = [("ms", "@left{0.0000} to @right{0.0000}"), ("runs", "@top"), ("share", "@share{0.0 %}")]
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    tips = [
+        ("ms", "@left{0.0000} to @right{0.0000}"),
+        ("runs", "@top{0,0}"),
+        ("share", "@share{0.0 %}"),
+    ]
     plot.add_tools(HoverTool(visible=False, renderers=[quads], tooltips=tips))
     return plot
 
@@ -233,7 +239,7 @@ def heatmap() -> Any:
     tips = [
         ("true", "@true"),
         ("predicted", "@predicted"),
-        ("samples", "@count"),
+        ("samples", "@count{0,0}"),
         ("share of the true class", "@share{0.0 %}"),
     ]
     plot.add_tools(HoverTool(visible=False, renderers=[squares], tooltips=tips))

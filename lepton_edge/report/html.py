@@ -159,7 +159,7 @@ def _row_facts(row: Row) -> list[tuple[str, str]]:
             ("drift of the median", f"{100 * latency.drift:+.1f} %"),
         ]
     found += [(key, _facts.text(value)) for key, value in row.facts.items()]
-    return [(key, text) for key, text in found if text]
+    return list(dict.fromkeys((key, text) for key, text in found if text))
 
 
 def _accuracy_facts(accuracy: Accuracy) -> list[tuple[str, str | None]]:

@@ -30,10 +30,18 @@ def page() -> str:
 def hostile() -> Report:
     """A report whose every text tries to break out of its form."""
     rows = [
-        dataclasses.replace(row, name=f"{made_up.HOSTILE} {i}", reason=made_up.HOSTILE)
+        dataclasses.replace(
+            row,
+            name=f"{made_up.HOSTILE} {i}",
+            reason=made_up.HOSTILE,
+            # No rate, so that the axis is named by the metric alone.
+            accuracy=row.accuracy
+            and dataclasses.replace(row.accuracy, metric="$$m^2$$", higher_is_better=False),
+        )
         for i, row in enumerate(made_up.report().rows)
     ]
-    classes = (made_up.HOSTILE,) * 10
+    # Short enough that a chart shows them whole: Bokeh would draw a formula in their place.
+    classes = ("$$x^2$$", r"\[y\]", r"\(z\)", "$$x^2$$", *(made_up.HOSTILE,) * 6)
     return made_up.report(
         title=made_up.HOSTILE, rows=rows, classes=classes, notes=(made_up.HOSTILE,)
     )
@@ -157,12 +165,13 @@ def test_an_error_metric_is_shown_in_its_own_unit() -> None:
     )  # fmt: skip
     row = made_up.row("regressor", "torch", "onnx", "fp32", accuracy=error)
     assert cells_of(row)["Metric"] == "mae 0.412"
-    assert cells_of(row)["Drop"] == "+0.021 [+0.010, +0.030]"
+    assert cells_of(row)["Drop"] == "+0.0210 [+0.0100, +0.0300]"
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(0.0, "0.000"), (0.0004123, "0.00041"), (0.39712, "0.397"), (0.99949, "0.999"),
+    [(0.0, "0"), (0.0004123, "0.000412"), (0.0368, "0.0368"), (2e-6, "2e-06"),
+     (0.39712, "0.397"), (0.99949, "0.999"),
      (0.9996, "1.00"), (9.994, "9.99"), (9.996, "10.0"), (99.96, "100"), (12345.6, "12,346"),
      (-1.5, "-1.50"), (NAN, "—"), (float("inf"), "—"), (None, "—")],
 )  # fmt: skip
@@ -539,9 +548,34 @@ def test_equal_samples_make_a_histogram_too() -> None:
     assert sum(bins["counts"]) == 9
 
 
+def test_a_long_tail_does_not_squeeze_the_histogram() -> None:
+    samples = tuple(1 + 0.0001 * i for i in range(970)) + (50.0,) * 30
+    found = made_up.latency(0, 1.0, samples_ms=samples, p50_ms=1.05, p90_ms=1.09, p99_ms=50.0)
+    row = made_up.row("a", "torch", "onnx", "fp32", latency=found)
+    bins = _details.drawing(row, made_up.report(), _details.Limits())["histogram"]
+    assert bins["edges"][-1] < 2
+    assert sum(count > 0 for count in bins["counts"]) > 5
+    assert bins["note"].startswith("1,000 runs. 30 above ")
+    assert bins["note"].endswith("ms are not drawn (p99 50.0, slowest 50.0 ms).")
+    assert [mark["label"] for mark in bins["marks"]] == ["p50", "p90"]
+
+
+def test_the_confusion_matrix_names_classes_by_index_not_by_their_rank() -> None:
+    row = made_up.report().rows[3]
+    assert row.accuracy is not None
+    ranked = dataclasses.replace(row.accuracy, per_class=tuple(_details.worst_first(row.accuracy)))
+    row = dataclasses.replace(row, accuracy=ranked)
+    named = _details.drawing(row, made_up.report(), _details.Limits())["confusion"]
+    assert named["names"] == list(made_up.CLASSES)
+    nameless = _details.drawing(row, made_up.report(classes=()), _details.Limits())["confusion"]
+    assert nameless["names"] == [str(index) for index in range(10)]
+
+
 def test_labels_are_unique_and_never_a_formula() -> None:
-    names = _details.labels(["a" * 40, "a" * 40, r"$$x$$ \[y\] \(z\)", "tab\there"])
-    assert len(set(names)) == 4
+    names = _details.labels(
+        ["a" * 40, "a" * 40, r"$$x$$ \[y\] \(z\)", "tab\there", "b", "b", "b (2)"]
+    )
+    assert len(set(names)) == 7
     assert not any(mark in name for name in names for mark in ("$$", r"\[", r"\(", "\t"))
 
 
