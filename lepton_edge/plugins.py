@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -47,3 +48,12 @@ def load(group: str, name: str) -> ModuleType:
             )
         return module
     raise errors.unknown(group.removesuffix("s"), name, names(group))
+
+
+def absent(*modules: str) -> list[str]:
+    """Those of the top-level modules that are not installed, not importing any; `a|b` is either."""
+    return [
+        " or ".join(either)
+        for either in (module.split("|") for module in modules)
+        if all(importlib.util.find_spec(name) is None for name in either)
+    ]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lepton_edge import errors
+from lepton_edge import errors, plugins
 from lepton_edge.artifact import Binding
 from lepton_edge.model import Array, Feeds, Model, Signature, TensorSpec
 
@@ -151,6 +151,16 @@ def export(
     if simplify == "onnxslim":
         made = _clean(made, model, batch)
     return made
+
+
+def missing(framework: str) -> list[str]:
+    """The libraries that `export` needs for that source and that are not installed."""
+    tensorflow = framework in TENSORFLOW or framework == "tflite"
+    return plugins.absent(
+        *("onnx", "onnxruntime", "onnxslim"),
+        *(("torch",) if framework in TORCH else ()),
+        *(("tensorflow", "tf2onnx") if tensorflow else ()),
+    )
 
 
 def save(proto: Any, path: Path) -> None:

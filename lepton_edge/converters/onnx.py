@@ -44,6 +44,11 @@ def refuses(framework: str, precision: str) -> str | None:
     return None
 
 
+def missing(framework: str, precision: str) -> list[str]:
+    """The libraries that the pair needs and that are not installed."""
+    return floats.missing(framework)
+
+
 def convert(
     model: Model,
     target: Target,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lepton_edge import errors
+from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.model import Model, Signature
@@ -48,6 +48,12 @@ def refuses(framework: str, precision: str) -> str | None:
     if precision not in PRECISIONS:
         return f"the OpenVINO converter makes {', '.join(PRECISIONS)}, not {precision}"
     return None
+
+
+def missing(framework: str, precision: str) -> list[str]:
+    """The libraries that the pair needs and that are not installed."""
+    lacking = plugins.absent("openvino", *(("nncf",) if precision == "int8" else ()))
+    return lacking + (floats.missing(framework) if framework in floats.TORCH else [])
 
 
 def convert(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lepton_edge import errors
+from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.model import Model
@@ -59,6 +59,11 @@ def refuses(framework: str, precision: str) -> str | None:
     if precision not in PRECISIONS:
         return f"the TensorRT converter makes {', '.join(PRECISIONS)}, not {precision}"
     return None
+
+
+def missing(framework: str, precision: str) -> list[str]:
+    """The libraries that the pair needs and that are not installed."""
+    return plugins.absent("|".join(LIBRARIES)) + floats.missing(framework)
 
 
 def convert(

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from lepton_edge import errors
+from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact, Binding
-from lepton_edge.converters import _tflite_bind, _tflite_quantize
+from lepton_edge.converters import _tflite_bind, _tflite_onnx, _tflite_quantize
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
@@ -53,6 +53,19 @@ def refuses(framework: str, precision: str) -> str | None:
     if precision not in PRECISIONS:
         return f"TFLite is not written in {precision}"
     return None
+
+
+def missing(framework: str, precision: str) -> list[str]:
+    """The libraries that the pair needs and that are not installed."""
+    lacking = plugins.absent(
+        "ai_edge_litert",
+        *(("ai_edge_quantizer",) if precision != "fp32" else ()),
+        *(name.replace("-", "_") for name in _LIBRARIES[framework]),
+    )
+    environment = _tflite_onnx.place() / "bin" / "python"
+    if framework == "onnx" and not environment.is_file():
+        lacking.append(f"onnx2tf in its own environment {str(environment.parents[1])!r}")
+    return lacking
 
 
 def convert(
@@ -148,8 +161,6 @@ def _write_float(
 
         return _tflite_tensorflow.write(model, file, batch)
     if model.framework == "onnx":
-        from lepton_edge.converters import _tflite_onnx
-
         python = _tflite_onnx.python(options.onnx2tf_python)
         return _tflite_onnx.write(model, file, batch, python)
     return _copy(Path(model.native), file, precision)

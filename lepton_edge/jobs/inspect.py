@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from lepton_edge import plugins, sources
@@ -31,12 +32,14 @@ def run(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def targets(framework: str) -> list[dict[str, Any]]:
-    """Every format and precision, and whether its converter can try this framework."""
+    """Every format and precision, and why its converter cannot make it from this framework."""
     found = []
     for format in plugins.names("converters"):
         converter = plugins.load("converters", format)
         for precision in PRECISIONS:
-            reason = converter.refuses(framework, precision)
+            reason = converter.refuses(framework, precision) or _missing(
+                converter, framework, precision
+            )
             found.append(
                 {
                     "format": format,
@@ -46,3 +49,10 @@ def targets(framework: str) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _missing(converter: ModuleType, framework: str, precision: str) -> str | None:
+    """A converter may tell, with `missing(framework, precision)`, which libraries it lacks here."""
+    tell = vars(converter).get("missing")
+    lacking: list[str] = tell(framework, precision) if tell else []
+    return f"not installed: {', '.join(lacking)}" if lacking else None
