@@ -169,10 +169,22 @@ def rows(subjects: Sequence[Measured], *, max_drop: str | None) -> list[Row]:
         for found in subjects
         if found.precision == "fp32" and found.benchmark is not None
     }
-    return [
-        _row(found, baseline, floats.get((found.framework, found.format)), max_drop)
+    classes = _classes(subjects)
+    named = [
+        replace(found, scores=replace(found.scores, classes=classes)) if found.scores else found
         for found in subjects
     ]
+    return [
+        _row(found, baseline, floats.get((found.framework, found.format)), max_drop)
+        for found in named
+    ]
+
+
+def _classes(subjects: Sequence[Measured]) -> tuple[str, ...]:
+    """The names of the classes, from the first that knows them: a bare source does not."""
+    return next(
+        (each.scores.classes for each in subjects if each.scores and each.scores.classes), ()
+    )
 
 
 def _row(
@@ -244,7 +256,7 @@ def report(
 ) -> Report:
     """The report of subjects that were scored and timed."""
     samples = open_samples(data)
-    classes = next((found.scores.classes for found in subjects if found.scores), ())
+    classes = _classes(subjects)
     return Report(
         title=title,
         command=command,

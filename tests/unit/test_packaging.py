@@ -39,8 +39,6 @@ def test_every_module_is_in_the_wheel_once(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     expected = {
-        str(path.relative_to(copy))
-        for path in (copy / "lepton_edge").rglob("*")
-        if path.is_file()
+        str(path.relative_to(copy)) for path in (copy / "lepton_edge").rglob("*") if path.is_file()
     }
     assert Counter(names) == Counter(expected)
