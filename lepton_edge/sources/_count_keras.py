@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from math import prod
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from lepton_edge.model import Model
 from lepton_edge.sources._counts import Counts
 
+# These multiply their inputs with each other, and have no weights that would show it.
+_PRODUCT = re.compile(r"^Dot$|Matmul|Einsum|Tensordot|Attention|Vdot|^Inner$")
 _RECURRENT = {"LSTM", "GRU", "SimpleRNN"}
 # Two-dimensional weights that are looked up or normalise, not multiplied.
 _NO_PRODUCT = {"Embedding", "BatchNormalization", "LayerNormalization", "Normalization"}
@@ -35,6 +38,8 @@ def _is_container(layer: Any) -> bool:
 
 def _macs(layer: Any) -> int | None:
     kind = type(layer).__name__
+    if _PRODUCT.search(kind):
+        return None
     matrices = [weight for weight in layer.weights if len(weight.shape) >= 2]
     if not matrices or kind in _NO_PRODUCT:
         return 0

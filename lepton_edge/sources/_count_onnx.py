@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from math import prod
 from typing import Any
@@ -11,7 +12,10 @@ from lepton_edge.sources import _build
 from lepton_edge.sources._counts import Counts
 
 Shape = tuple[int | None, ...]
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
+_COUNTED = {"Conv", "ConvTranspose", "MatMul", "Gemm", *_RECURRENT}
+# Products and bodies that are not counted here, so that their sum would be wrong without them.
+_UNCOUNTED = re.compile(r"^(If|Loop|Scan|Einsum)$|Conv|MatMul|Gemm|Attention|LSTM|GRU|RNN")
 
 
 def count(model: Model) -> Counts:
@@ -19,11 +23,23 @@ def count(model: Model) -> Counts:
     onnx = _build.backend("onnx", "onnx", "onnx")
     proto = onnx.load(model.native)
     operators = Counter(node.op_type for node in proto.graph.node)
-    parameters = sum(prod(tensor.dims) for tensor in proto.graph.initializer)
-    loops = {"If", "Loop", "Scan"} & set(operators)
-    if loops:
-        return Counts(operators, parameters, None, f"the graph has {', '.join(sorted(loops))}")
-    for value in proto.graph.input:
+    shapes_only = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+    parameters = sum(
+        prod(tensor.dims)
+        for tensor in proto.graph.initializer
+        if tensor.data_type not in shapes_only
+    )
+    functions = {function.name for function in proto.functions}
+    unknown = sorted(
+        name
+        for name in operators
+        if name in functions or (_UNCOUNTED.search(name) and _plain(name) not in _COUNTED)
+    )
+    if unknown:
+        return Counts(operators, parameters, None, f"the graph has {', '.join(unknown)}")
+    stored = {tensor.name for tensor in proto.graph.initializer}  # older files list them as inputs
+    inputs = [value for value in proto.graph.input if value.name not in stored]
+    for value in inputs:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 dim.dim_value = 1
@@ -43,7 +59,8 @@ def count(model: Model) -> Counts:
         shapes.setdefault(
             value.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
         )
-    batch = shapes[graph.input[0].name][0] if graph.input and shapes[graph.input[0].name] else 1
+    first = shapes[inputs[0].name] if inputs else ()
+    batch = first[0] if first else 1
     try:
         macs = sum(_macs(onnx, node, shapes) for node in graph.node)
     except (KeyError, TypeError):
@@ -51,9 +68,13 @@ def count(model: Model) -> Counts:
     return Counts(operators, parameters, macs // (batch or 1))
 
 
+def _plain(name: str) -> str:
+    return name.removeprefix("QLinear").removesuffix("Integer")
+
+
 def _macs(onnx: Any, node: Any, shapes: dict[str, Shape]) -> int:
     """Raises KeyError or TypeError where a shape that matters is not known."""
-    kind = node.op_type.removeprefix("QLinear").removesuffix("Integer")
+    kind = _plain(node.op_type)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def shape(index: int) -> Shape:
@@ -68,7 +89,7 @@ def _macs(onnx: Any, node: Any, shapes: dict[str, Shape]) -> int:
         first = _known(shape(0))
         inner = first[0] if attributes.get("transA") else first[-1]
         return prod(_known(shapes[node.output[0]])) * inner
-    if kind in _GATES:
+    if kind in _RECURRENT:
         length, batch = _known(shape(0)[:2])
         return length * batch * (prod(_known(shape(1))) + prod(_known(shape(2))))
     return 0

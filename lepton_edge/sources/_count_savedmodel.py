@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from math import prod
 from typing import Any
@@ -10,8 +11,14 @@ from lepton_edge.model import Model
 from lepton_edge.sources import _tensorflow
 from lepton_edge.sources._counts import Counts
 
-_LOOPS = {"While", "StatelessWhile", "If", "StatelessIf"}
-_MULTIPLY = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+_COUNTED = {
+    *("Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"),
+    *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"),
+}
+# Products and bodies that are not counted here, so that their sum would be wrong without them.
+_UNCOUNTED = re.compile(
+    r"^(Stateless)?(While|If|Case)$|Conv\dD|Conv2d|MatMul|Einsum|LSTM|GRU|RNN|PartitionedCall"
+)
 
 
 def count(model: Model) -> Counts:
@@ -30,11 +37,11 @@ def count(model: Model) -> Counts:
     operators = Counter(
         node.type for node in nodes if node.type not in ("Const", "Identity", "NoOp", "Placeholder")
     )
-    loops = sorted(_LOOPS & set(operators))
-    if loops:
-        return Counts(operators, parameters, None, f"the graph has {', '.join(loops)}")
+    unknown = sorted(name for name in operators if _UNCOUNTED.search(name) and name not in _COUNTED)
+    if unknown:
+        return Counts(operators, parameters, None, f"the graph has {', '.join(unknown)}")
     try:
-        macs = sum(_macs(node) for node in nodes if node.type.endswith(_MULTIPLY))
+        macs = sum(_macs(node) for node in nodes if node.type in _COUNTED)
     except (ValueError, TypeError):
         return Counts(operators, parameters, None, "shapes that the file does not fix")
     return Counts(operators, parameters, macs)
@@ -47,7 +54,9 @@ def _macs(node: Any) -> int:
     if node.type.endswith("MatMul"):
         inner = node.inputs[0].shape.as_list()[0 if _transposed(node) else -1]
         return int(prod(size for size in output[1:]) * inner)
-    spatial = output[2:] if node.get_attr("data_format") == b"NCHW" else output[1:-1]
+    if node.type.startswith(("Conv2DBack", "Conv3DBack")):  # sizes, weights, what is spread
+        output = node.inputs[2].shape.as_list()
+    spatial = output[2:] if node.get_attr("data_format").startswith(b"NC") else output[1:-1]
     return int(prod(spatial) * prod(weights))
 
 
