@@ -109,7 +109,8 @@ class Session(ABC):
         """
         if self._closed:
             raise errors.UsageError("The session is closed.", next="Load the model again.")
-        if not isinstance(feeds, Mapping):
+        # The first test spares the common case the slow one, which asks an abstract class.
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
             if self._single is None or not isinstance(feeds, np.ndarray):
                 raise self._expected(f"got {type(feeds).__name__}")
             feeds = {self._single: feeds}
@@ -127,6 +128,8 @@ class Session(ABC):
             arrays.append(value if convert is None else convert(value))
         results = self._invoke(arrays)
         if self._plain_names is not None:
+            if len(results) == 1:
+                return {self._plain_names[0]: results[0]}
             return dict(zip(self._plain_names, results, strict=True))
         return {
             name: results[position] if convert is None else convert(results[position])

@@ -17,7 +17,11 @@ class Options:
 
 
 class ReferenceSession(Session):
-    def __init__(self, artifact: Artifact, model: Model, facts: Mapping[str, Any]) -> None:
+    """`read_only` says that the framework's arrays are, so that they are copied for the caller."""
+
+    def __init__(
+        self, artifact: Artifact, model: Model, facts: Mapping[str, Any], *, read_only: bool = False
+    ) -> None:
         self._names = tuple(spec.name for spec in model.signature.inputs)
         self._wanted = tuple(spec.name for spec in model.signature.outputs)
         super().__init__(
@@ -27,14 +31,14 @@ class ReferenceSession(Session):
             file_outputs=self._wanted,
             facts=facts,
         )
-        self._model: Model | None = model
+        self._run = model.run
+        self._read_only = read_only
 
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
-        assert self._model is not None
-        results = self._model.run(dict(zip(self._names, arrays, strict=True)))
-        values = [results[name] for name in self._wanted]
-        # TensorFlow's arrays are read-only views of its tensors; outputs are the caller's.
-        return [value if value.flags.writeable else value.copy() for value in values]
+        results = self._run(dict(zip(self._names, arrays, strict=True)))
+        if self._read_only:
+            return [results[name].copy() for name in self._wanted]
+        return [results[name] for name in self._wanted]
 
     def _release(self) -> None:
-        self._model = None
+        del self._run

@@ -23,33 +23,34 @@ def open_session(
             "The tensorflow runtime runs a model's source, not an exported file."
         )
     tf = _common.backend("tensorflow", library="TensorFlow", extra="tensorflow")
-    count = _common.thread_count(threads)
-    _set_threads(tf, count)
+    _set_threads(tf, _common.thread_count(threads), asked=threads is not None)
     model = sources.load(artifact.model)
     facts = {
         "runtime": "tensorflow",
         "version": tf.__version__,
         "device": device,
         "framework": model.framework,
-        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        # None: TensorFlow was running already, with as many as it chose itself.
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or None,
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "precision": None,  # each tensor's own
         "placement": None,
     }
-    return ReferenceSession(artifact, model, facts)
+    # TensorFlow's arrays are views of its tensors.
+    return ReferenceSession(artifact, model, facts, read_only=True)
 
 
-def _set_threads(tf: Any, count: int) -> None:
+def _set_threads(tf: Any, count: int, *, asked: bool) -> None:
     threading = tf.config.threading
     try:
         threading.set_intra_op_parallelism_threads(count)
         threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        # It has started already: fine where it started with the same numbers.
+        # It has started already: fine where it did with the same number, or none was asked for.
         now = threading.get_intra_op_parallelism_threads()
-        if now != count:
+        if asked and now != count:
             raise errors.UsageError(
-                f"TensorFlow already runs in this process with {now} threads"
-                f" (0 is its own choice), so it cannot use {count}.",
-                next="Open the model in a fresh process, or ask for the same number of threads.",
+                f"TensorFlow already runs in this process with {now or 'its own choice of'}"
+                f" threads, so it cannot use {count}.",
+                next="Open the model in a fresh process, or without asking for threads.",
             ) from None

@@ -90,7 +90,7 @@ class TfliteSession(Session):
         try:
             if [array.shape for array in arrays] != self._shapes:
                 self._resize(arrays)
-            for index, array in zip(self._inputs, arrays, strict=True):
+            for index, array in zip(self._inputs, arrays):  # noqa: B905 - run() checked it
                 interpreter.set_tensor(index, array)
             interpreter.invoke()
             # get_tensor copies: the interpreter's own memory is written again by each call.

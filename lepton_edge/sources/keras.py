@@ -17,7 +17,7 @@ __all__ = ["count", "load"]
 
 def load(source: ModelSource) -> Model:
     """`native` is the `keras.Model`; outputs have the names of the layers that make them."""
-    _tensorflow.library()
+    tf = _tensorflow.library()
     keras = _build.backend("keras", "Keras", "tensorflow")
     try:
         model = keras.saving.load_model(source.file, compile=False, safe_mode=True)
@@ -29,10 +29,16 @@ def load(source: ModelSource) -> Model:
             next="Call the model once on data, then save it again.",
         )
     inputs = [_spec(tensor.name, tensor) for tensor in model.inputs]
-    names = list(model.output_names)
-    if isinstance(model.output, dict):
+    if isinstance(model, keras.Sequential):  # one output, and neither `output_names` nor `output`
+        names = [model.layers[-1].name]
+    elif isinstance(model.output, dict):
         names = list(model.output)
+    else:
+        names = list(model.output_names)
     outputs = [_spec(name, tensor) for name, tensor in zip(names, model.outputs, strict=True)]
+
+    # A graph, as Keras' own predict() makes: layer by layer, a MobileNet takes 3.5 times as long.
+    call = tf.function(lambda given: model(given, training=False), reduce_retracing=True)
 
     def run(feeds: Feeds) -> dict[str, Array]:
         values = [np.asarray(feeds[spec.name]) for spec in inputs]
@@ -40,7 +46,7 @@ def load(source: ModelSource) -> Model:
         given: Any = values[0] if len(values) == 1 else values
         if isinstance(struct, dict):
             given = {key: feeds[tensor.name] for key, tensor in struct.items()}
-        return _tensorflow.named(model(given, training=False), names)
+        return _tensorflow.named(call(given), names)
 
     return _build.from_file("keras", source, model, inputs, outputs, run)
 

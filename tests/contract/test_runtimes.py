@@ -230,3 +230,29 @@ def test_a_failure_inside_the_runtime_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(errors.UsageError, match="ONNX Runtime failed on these inputs"):
             session.run(wrong)
         case.agrees(session.run(FEEDS), "run after a failure")
+
+
+def test_a_sequential_keras_model_runs_as_the_reference(tmp_path: Path) -> None:
+    """In a process where TensorFlow runs already: fine, unless another number is asked for."""
+    if "tensorflow" not in _installed():
+        pytest.skip("needs tensorflow: pip install 'lepton-edge[tensorflow]'")
+    code = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "from lepton_edge import errors, loading\n"
+        "layers = [tf.keras.Input((8,)), tf.keras.layers.Dense(4, name='scores')]\n"
+        "model = tf.keras.Sequential(layers)\n"
+        "model.save(sys.argv[1])\n"
+        "value = np.ones((3, 8), np.float32)\n"
+        "with loading.load(sys.argv[1]) as session:\n"
+        "    found = session.run(value)['scores']\n"
+        "assert np.allclose(found, model(value), atol=1e-6)\n"
+        "try:\n"
+        "    loading.load(sys.argv[1], threads=7)\n"
+        "except errors.UsageError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "m.keras"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "so it cannot use 7" in done.stdout
