@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def convert(
             "int8 needs real inputs to find the ranges of activations.",
             next="Give training samples with --calib, or ask for fp16.",
         )
+    # OpenVINO and NNCF would fork a process to send usage data; both do without this module.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     ov = floats.backend("openvino", "OpenVINO", "openvino")
     through = options.through or ("onnx" if model.framework in floats.TORCH else "direct")
     signature = floats.signature_for(model, options.batch)
