@@ -11,6 +11,8 @@ import typer
 
 from lepton_edge import errors
 
+INTERRUPTED = 130
+
 
 def _app() -> typer.Typer:
     from lepton_edge.cli import (
@@ -68,6 +70,9 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(_app())
     try:
         result = command.main(arguments, prog_name="lepton-edge", standalone_mode=False)
+        # typer turns Ctrl-C into the code that shells expect, and says nothing.
+        if result == INTERRUPTED:
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except errors.EdgeError as error:
         if "--debug" in arguments:
@@ -80,7 +85,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as error:  # noqa: BLE001 - the border of the program
-        if isinstance(error, typer.Abort):  # what typer makes of Ctrl-C
+        if isinstance(error, typer.Abort):  # what older versions of typer make of Ctrl-C
             return _interrupted()
         if hasattr(error, "format_message"):  # click's own, for a wrong command line
             usage = errors.UsageError(error.format_message(), next=_usage_hint(error))
@@ -96,7 +101,7 @@ def run(arguments: list[str]) -> int:
 
 def _interrupted() -> int:
     print("lepton-edge: interrupted; what was unfinished is not written.", file=sys.stderr)
-    return 130
+    return INTERRUPTED
 
 
 def _usage_hint(error: Exception) -> str | None:
