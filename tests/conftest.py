@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -20,6 +21,12 @@ from lepton_edge.demo import data as fashion
 DEMO = Path(fashion.__file__).parent
 PREPROCESS = "scale=1/255 mean=.2860 std=.3530 layout=NCHW"
 MODEL = (f"{DEMO / 'cnn.py'}:factory", "--weights", str(DEMO / "cnn.safetensors"))
+
+# Shared machines stall: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
 
 # One thread each: tests run beside others, and two pools on two cores starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
