@@ -87,10 +87,17 @@ def _zip(kind: str, *wanted: str) -> Callable[[Path], None]:
     return check
 
 
+def starts_with(path: Path, mark: bytes) -> bool:
+    """Whether the file begins so; raises `BadInput` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError as error:
+        raise errors.BadInput(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+
+
 def _torchscript(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] != b"PK":
+    if not starts_with(path, b"PK"):
         raise errors.BadInput(
             f"{str(path)!r} is no TorchScript archive; it may be a pickle, which is never loaded.",
             next="Save a state_dict and name it with --weights beside file.py:factory.",
@@ -113,16 +120,12 @@ def _torchscript(path: Path) -> None:
 
 
 def _tflite(path: Path) -> None:
-    data = path.read_bytes()
-    if data[4:8] != b"TFL3":
-        raise damaged(path, "it does not carry TFLite's mark", "TFLite")
     tflite.read(path)  # every offset leads inside: the interpreter itself trusts them
 
 
 def _hdf5(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(8) != b"\x89HDF\r\n\x1a\n":
-            raise damaged(path, "it does not carry HDF5's mark", "HDF5")
+    if not starts_with(path, b"\x89HDF\r\n\x1a\n"):
+        raise damaged(path, "it does not carry HDF5's mark", "HDF5")
 
 
 def _onnx(path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge import errors
-from lepton_edge.sources import _check
+from lepton_edge.sources import _check, _torch_run
 
 # What sympy and torch.utils._sympy.functions write for sizes.
 _FUNCTIONS = {
@@ -59,8 +58,9 @@ def refuse_code(path: Path, archive: zipfile.ZipFile, torch: Any) -> None:
     """Raises `BadInput` where the archive holds anything but tensors and a graph of operators."""
     for name in _pickles(path, archive):
         try:
-            torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-        except (*_check.UNREADABLE, pickle.UnpicklingError, RuntimeError, ValueError) as error:
+            content = io.BytesIO(_check.member(path, archive, name, "torch.export"))
+            torch.load(content, map_location="cpu", weights_only=True)
+        except _torch_run.UNPICKLING as error:
             reason = _check.first_line(error)[:120]
             why = f"its member {name!r} is a pickle of more than tensors ({reason})"
             raise _refused(path, why) from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +13,12 @@ import numpy as np
 from lepton_edge import errors
 from lepton_edge.model import Array, Feeds, ModelSource, TensorSpec, random_feeds
 from lepton_edge.sources import _build
+
+# What torch.load(weights_only=True) raises for a pickle that is damaged or more than tensors.
+UNPICKLING = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, ValueError),
+    *(TypeError, LookupError, AttributeError, AssertionError, zipfile.BadZipFile),
+)
 
 
 def torch_library() -> Any:
@@ -24,7 +33,10 @@ def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], 
         # A copy: torch must not write into the caller's arrays, nor warn of read-only ones.
         tensors = [torch.from_numpy(np.array(feeds[name])) for name in names]
         with torch.inference_mode():
-            return flatten(call(*tensors))
+            outputs = call(*tensors)
+            if isinstance(outputs, torch.Tensor):  # spares the common case the walk
+                return {"output": outputs.numpy()}
+            return flatten(outputs)
 
     return run
 

@@ -44,6 +44,7 @@ def load(source: ModelSource) -> Model:
         failures.Fail,
         failures.NotImplemented,
         failures.RuntimeException,
+        UnicodeDecodeError,  # names in the file that are no text
     ) as error:
         raise _check.damaged(source.file, _check.first_line(error), "ONNX") from None
     names = [value.name for value in session.get_outputs()]

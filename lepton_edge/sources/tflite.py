@@ -23,9 +23,9 @@ def load(source: ModelSource) -> Model:
     try:
         interpreter = _interpreter()(model_path=str(source.file))
         interpreter.allocate_tensors()
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     except (ValueError, RuntimeError) as error:
         raise _check.damaged(source.file, _check.first_line(error), "TFLite") from None
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
 
     def run(feeds: Feeds) -> dict[str, Array]:
