@@ -97,7 +97,9 @@ def _tflite_kernel(graph: Graph, operator: Operator) -> Kernel:
             macs = written * prod(shape[1:-1])
             return Kernel("depthwise", macs, weights.size, took, written)
         if operator.name == "TRANSPOSE_CONV":
-            return Kernel("conv", took * prod(shape[:-1]), weights.size, took, written)
+            spread = graph.input(operator, 2)  # input 0 is the output's shape, computed in some
+            macs = (spread.size if spread else 0) * prod(shape[:-1])
+            return Kernel("conv", macs, weights.size, took, written)
         if operator.name == "FULLY_CONNECTED":
             return Kernel("dense", written * shape[-1], weights.size, took, written)
         if operator.name == "BATCH_MATMUL":
