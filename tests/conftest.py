@@ -28,6 +28,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("steady")
 
+# OpenVINO's converter forks a process to send usage data, unless this module cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 # One thread each: tests run beside others, and two pools on two cores starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
