@@ -1,6 +1,7 @@
 """The quantiser: one pass over the calibration data serves the int8 dialect of every backend.
 
-`quantize_onnx(model, out, data, dialect)` writes Q/DQ ONNX for onnxruntime, OpenVINO and TensorRT.
+`quantize_onnx(model, out, data, dialect)` writes Q/DQ ONNX for onnxruntime, OpenVINO and TensorRT;
+`ranges_for_tflite(model, feeds, dialect)` gives ai_edge_quantizer its calibration result.
 numpy alone is needed to import this; onnx and onnxruntime are imported when a graph is opened.
 """
 
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lepton_edge.calibration.dialects import Dialect, load
     from lepton_edge.calibration.observe_onnx import Data
+    from lepton_edge.calibration.observe_tflite import ranges_for_tflite
     from lepton_edge.calibration.onnx_quantizer import Options, quantize_onnx
 
-__all__ = ["Data", "Dialect", "Options", "load", "quantize_onnx"]
+__all__ = ["Data", "Dialect", "Options", "load", "quantize_onnx", "ranges_for_tflite"]
 
 _HOME = {
     "Data": "observe_onnx",
@@ -22,6 +24,7 @@ _HOME = {
     "load": "dialects",
     "Options": "onnx_quantizer",
     "quantize_onnx": "onnx_quantizer",
+    "ranges_for_tflite": "observe_tflite",
 }
 
 

@@ -10,15 +10,18 @@ import numpy as np
 
 from lepton_edge import errors
 from lepton_edge.artifact import replacing
-from lepton_edge.calibration import grid, learn_onnx, placement, ranges, write_onnx
+from lepton_edge.calibration import equalize, grid, learn_onnx, placement, ranges, write_onnx
 from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import Graph, prepare, separate_weights
-from lepton_edge.calibration.observe_onnx import Data, observe
+from lepton_edge.calibration.observe_onnx import Data, cut, observe
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.calibration.statistics import Statistics, fingerprint
 
 if TYPE_CHECKING:
     from onnx import NodeProto
+
+
+EQUALIZE_SAMPLES = 64  # whose channel ranges are balanced
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Options:
     `rounding` is learned (Hessian-guided) or nearest. `compensate` lets a layer's weights make up
     for what the layers before it lost, as far as that holds on data kept out of the fit.
     `correct_bias` gives each channel the float network's mean. `correction_samples` of the data
-    serve these three; statistics always come from all. `gates` of squeeze-and-excite blocks stay
+    serve these three; statistics always come from all. `equalize` balances
+    the channels of a tensor first, by scaling weights. `gates` of squeeze-and-excite blocks stay
     float or not. `keep_float` names nodes that stay float. `cache` is a folder for statistics.
     """
 
@@ -38,6 +42,7 @@ class Options:
     compensate: bool = True
     correct_bias: bool = True
     correction_samples: int = 128
+    equalize: bool = True
     gates: Literal["float", "int8"] = "float"
     keep_float: tuple[str, ...] = ()
     threads: int = 1
@@ -66,6 +71,7 @@ def quantize_onnx(
             next="Use int8-dynamic, int8-weights or fp32.",
         )
     separate_weights(graph, plan.weights, with_bias=options.correct_bias)
+    equalized = equalize_channels(graph, data, options) if options.equalize else []
     stats = statistics(graph, plan, data, options)
     quantized = write_onnx.Quantized(activation_grids(graph, plan, stats, dialect, options))
     grids = WeightGrids(graph, plan, quantized, dialect)
@@ -101,11 +107,35 @@ def quantize_onnx(
         "options": asdict(options),
         "samples": stats.n,
         "statistics": stats.key,
+        "equalized": equalized,
         "int8_nodes": len(plan.ints),
         "float_nodes": dict(sorted(plan.floats.items())),
         "bias_scales_widened": grids.widened,
         **record,
     }
+
+
+def equalize_channels(graph: Graph, data: Data, options: Options) -> list[dict[str, Any]]:
+    """Equalises what can be; one row a group: its first tensor and the span of its factors."""
+    found = equalize.groups(graph)
+    names = equalize.measured(found, graph)
+    if not names:
+        return []
+    few = Data(lambda: cut(data.feeds(), EQUALIZE_SAMPLES), data.fingerprint)
+    stats = observe(graph, few, names, threads=options.threads)
+    rows = []
+    for group in found:
+        factor = equalize.scales(group, stats.tensors)
+        if factor is not None:
+            equalize.apply(graph, group, factor)
+            rows.append(
+                {
+                    "tensor": group.tensors[0],
+                    "least": float(factor.min()),
+                    "most": float(factor.max()),
+                }
+            )
+    return rows
 
 
 def statistics(graph: Graph, plan: Plan, data: Data, options: Options) -> Statistics:
