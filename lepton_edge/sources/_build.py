@@ -25,6 +25,16 @@ def backend(name: str, library: str, extra: str) -> ModuleType:
         ) from None
 
 
+def onnx_failures(runtime: ModuleType) -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a file that it cannot open or run."""
+    own = runtime.capi.onnxruntime_pybind11_state
+    return (
+        *(own.InvalidProtobuf, own.InvalidGraph, own.InvalidArgument, own.NoSuchFile, own.Fail),
+        *(own.NotImplemented, own.RuntimeException, own.NoModel, own.EPFail),
+        *(UnicodeDecodeError, ValueError),  # names in the file that are no text; wrong feeds
+    )
+
+
 def vary(example: Mapping[str, Array], batch: int, seed: int = 0) -> dict[str, Array]:
     """`batch` rows: the example's first, then the example varied, with valid values (seeded).
 

@@ -1,14 +1,17 @@
-"""Counts of ONNX files, from the graph and inferred shapes; nothing is run."""
+"""Counts of ONNX files, from the graph and its shapes: inferred, else those of one run."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
-from lepton_edge.model import Model
-from lepton_edge.sources import _build
+import numpy as np
+
+from lepton_edge.model import Model, random_feeds
+from lepton_edge.sources import _build, _check
 from lepton_edge.sources._counts import Counts
 
 Shape = tuple[int | None, ...]
@@ -19,7 +22,7 @@ _UNCOUNTED = re.compile(r"^(If|Loop|Scan|Einsum)$|Conv|MatMul|Gemm|Attention|LST
 
 
 def count(model: Model) -> Counts:
-    """Free dimensions count as one. MACs are None where a shape cannot be inferred."""
+    """Dimensions that nobody fixed count as one. MACs are None where a shape cannot be found."""
     onnx = _build.backend("onnx", "onnx", "onnx")
     proto = onnx.load(model.native)
     operators = Counter(node.op_type for node in proto.graph.node)
@@ -37,35 +40,69 @@ def count(model: Model) -> Counts:
     )
     if unknown:
         return Counts(operators, parameters, None, f"the graph has {', '.join(unknown)}")
-    stored = {tensor.name for tensor in proto.graph.initializer}  # older files list them as inputs
-    inputs = [value for value in proto.graph.input if value.name not in stored]
-    for value in inputs:
-        for dim in value.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = 1
+    try:
+        shapes = _inferred(onnx, proto, model)
+        counted = [node for node in proto.graph.node if _plain(node.op_type) in _COUNTED]
+        missing = {
+            name for node in counted for name in (*node.input, *node.output)
+            if name and None in shapes.get(name, (None,))
+        }  # fmt: skip
+        if missing:
+            shapes |= _by_running(onnx, proto, model, missing)
+        macs = sum(_macs(onnx, node, shapes) for node in counted)
+    except onnx.shape_inference.InferenceError as error:
+        return Counts(operators, parameters, None, _check.first_line(error))
+    except (KeyError, TypeError):
+        return Counts(operators, parameters, None, "shapes that cannot be found from the file")
+    return Counts(operators, parameters, macs // _batch(model))
+
+
+def _batch(model: Model) -> int:
+    first = model.signature.inputs[0].shape if model.signature.inputs else ()
+    return (first[0] if first else 1) or 1
+
+
+def _inferred(onnx: Any, proto: Any, model: Model) -> dict[str, Shape]:
+    """Shapes by ONNX's own inference; free dimensions of inputs are set, in `proto` too."""
+    given = {spec.name: spec.shape for spec in model.signature.inputs}
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, given.get(value.name, ()), strict=False):
+            dim.dim_value = size or 1
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        return Counts(operators, parameters, None, str(error).splitlines()[0])
-    shapes: dict[str, Shape] = {
-        tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer
-    }
-    graph = inferred.graph
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        shapes.setdefault(
-            value.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-        )
-    first = shapes[inputs[0].name] if inputs else ()
-    batch = first[0] if first else 1
+        if value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            shapes.setdefault(
+                value.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            )
+    return shapes
+
+
+def _by_running(onnx: Any, proto: Any, model: Model, names: Iterable[str]) -> dict[str, Shape]:
+    """Shapes of those tensors in one run on random inputs: sizes that the graph computes itself.
+
+    Raises TypeError where it cannot be run.
+    """
+    runtime = _build.backend("onnxruntime", "ONNX Runtime", "onnx")
+    there = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(set(names) - there))
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        macs = sum(_macs(onnx, node, shapes) for node in graph.node)
-    except (KeyError, TypeError):
-        return Counts(operators, parameters, None, "shapes that cannot be inferred from the file")
-    return Counts(operators, parameters, macs // (batch or 1))
+        session = runtime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        values = session.run(None, random_feeds(model.signature.inputs, _batch(model)))
+    except _build.onnx_failures(runtime) as error:
+        raise TypeError("the graph cannot be run") from error
+    found = zip(session.get_outputs(), values, strict=True)
+    return {output.name: tuple(np.shape(value)) for output, value in found}
 
 
 def _plain(name: str) -> str:

@@ -29,23 +29,13 @@ DTYPES = {
 def load(source: ModelSource) -> Model:
     """`native` is the file's path. Raises `BadInput` for a file that ONNX Runtime refuses."""
     runtime = _build.backend("onnxruntime", "ONNX Runtime", "onnx")
-    failures = runtime.capi.onnxruntime_pybind11_state
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors come as exceptions
     try:
         session = runtime.InferenceSession(
             str(source.file), options, providers=["CPUExecutionProvider"]
         )
-    except (
-        failures.InvalidProtobuf,
-        failures.InvalidGraph,
-        failures.InvalidArgument,
-        failures.NoSuchFile,
-        failures.Fail,
-        failures.NotImplemented,
-        failures.RuntimeException,
-        UnicodeDecodeError,  # names in the file that are no text
-    ) as error:
+    except _build.onnx_failures(runtime) as error:
         raise _check.damaged(source.file, _check.first_line(error), "ONNX") from None
     names = [value.name for value in session.get_outputs()]
 
