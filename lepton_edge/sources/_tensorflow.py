@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lepton_edge.model import Array
 from lepton_edge.sources import _build
 
@@ -21,6 +19,6 @@ def library() -> Any:
 def named(outputs: Any, names: Sequence[str]) -> dict[str, Array]:
     """Outputs as arrays, by their own keys or in order."""
     if isinstance(outputs, Mapping):
-        return {name: np.asarray(outputs[name]) for name in names}
+        return {name: outputs[name].numpy() for name in names}
     values = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    return {name: value.numpy() for name, value in zip(names, values, strict=True)}
