@@ -17,7 +17,12 @@ def run(source: Mapping[str, Any]) -> dict[str, Any]:
     given = ModelSource.from_dict(source)
     model = sources.load(given)
     counts = sources.count(model)
-    size = Artifact(given.file.parent, given.file.name, "torch", model=given).size_bytes
+    if model.framework == "torch" and given.weights is None:  # the .py file is no measure of it
+        size = sum(
+            each.numel() * each.element_size() for each in model.native.state_dict().values()
+        )
+    else:
+        size = Artifact(given.file.parent, given.file.name, "torch", model=given).size_bytes
     return {
         "source": {"path": given.path, "sha256": given.sha256()},
         "framework": model.framework,

@@ -200,6 +200,11 @@ def test_the_whole_answer(cnn: dict[str, Any]) -> None:
     assert cnn["size_bytes"] == (DEMO / "cnn.safetensors").stat().st_size
 
 
+def test_the_size_without_a_file_of_weights(tmp_path: Path) -> None:
+    found = job.run(factory(tmp_path, "normalised").as_dict())
+    assert found["size_bytes"] == 4 * 3 * 4 + 8  # four float32 vectors of 3, one int64 counter
+
+
 def test_targets_say_yes_or_why_not(cnn: dict[str, Any]) -> None:
     rows = {(row["format"], row["precision"]): row for row in cnn["targets"]}
     assert set(rows) == {(f, p) for f in plugins.names("converters") for p in PRECISIONS}
