@@ -159,6 +159,7 @@ def activation_grids(
 ) -> dict[str, grid.QParams]:
     """A grid for each tensor that has its own, wide enough for all that share it."""
     found: dict[str, tuple[float, float]] = {}
+    auto = options.ranges == "auto"
     for name in plan.tensors:
         root = plan.root(name)
         if root != name and not _joined(graph, plan, name):
@@ -170,7 +171,8 @@ def activation_grids(
             low, high = ranges.solve(
                 stats.tensors[name],
                 dialect.activation,
-                options.ranges,
+                # Images come in 256 even steps, which only the whole range keeps.
+                "minmax" if auto and name in graph.inputs else options.ranges,
                 percentile=options.percentile,
             )
         floor, ceiling = plan.bounds.get(name, (-np.inf, np.inf))
