@@ -28,15 +28,26 @@ def torch_library() -> Any:
 def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], dict[str, Array]]:
     """Runs `call` on positional tensors in the order of `names`, without gradients."""
     torch = torch_library()
+    apart: bool | None = None  # inputs are neither written to, as by a first `relu_`, nor returned
 
     def run(feeds: Feeds) -> dict[str, Array]:
-        # A copy: torch must not write into the caller's arrays, nor warn of read-only ones.
-        tensors = [torch.from_numpy(np.array(feeds[name])) for name in names]
+        nonlocal apart
+        arrays = [feeds[name] for name in names]
+        # The first run, of copies, tells whether the caller's arrays can be used as they are.
+        if not apart or not all(array.flags.writeable for array in arrays):
+            arrays = [np.array(array) for array in arrays]
+        tensors = [torch.from_numpy(array) for array in arrays]
         with torch.inference_mode():
             outputs = call(*tensors)
             if isinstance(outputs, torch.Tensor):  # spares the common case the walk
-                return {"output": outputs.numpy()}
-            return flatten(outputs)
+                found: dict[str, Array] = {"output": outputs.numpy()}
+            else:
+                found = flatten(outputs)
+        if apart is None:
+            apart = not any(tensor._version for tensor in tensors) and not any(
+                np.may_share_memory(each, array) for each in found.values() for array in arrays
+            )
+        return found
 
     return run
 
