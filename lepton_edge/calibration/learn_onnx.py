@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-_ROWS = 16  # rows of inputs for each of a layer's K unknowns, over all samples
+_ROWS = 48  # rows of inputs for each of a layer's K unknowns, over all samples
 
 
 @dataclass(frozen=True)

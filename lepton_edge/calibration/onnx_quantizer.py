@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lepton_edge import errors
 from lepton_edge.artifact import replacing
-from lepton_edge.calibration import equalize, grid, learn_onnx, placement, ranges, write_onnx
+from lepton_edge.calibration import (
+    dialects,
+    equalize,
+    grid,
+    learn_onnx,
+    placement,
+    ranges,
+    write_onnx,
+)
 from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import Graph, prepare, separate_weights
 from lepton_edge.calibration.observe_onnx import Data, cut, observe
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.calibration.statistics import Statistics, fingerprint
+from lepton_edge.calibration.tuning import Tuning
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 
 EQUALIZE_SAMPLES = 64  # whose channel ranges are balanced
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to quantise; the record of an artefact holds them all.
-
-    `rounding` is learned (Hessian-guided) or nearest. `compensate` lets a layer's weights make up
-    for what the layers before it lost, as far as that holds on data kept out of the fit.
-    `correct_bias` gives each channel the float network's mean. `correction_samples` of the data
-    serve these three; statistics always come from all. `equalize` balances
-    the channels of a tensor first, by scaling weights. `gates` of squeeze-and-excite blocks stay
-    float or not. `keep_float` names nodes that stay float. `cache` is a folder for statistics.
-    """
-
-    ranges: ranges.Method = "auto"
-    percentile: float = 99.99
-    rounding: Literal["learned", "nearest"] = "learned"
-    compensate: bool = True
-    correct_bias: bool = True
-    correction_samples: int = 128
-    equalize: bool = True
-    gates: Literal["float", "int8"] = "float"
-    keep_float: tuple[str, ...] = ()
-    threads: int = 1
-    cache: str | None = None
+CACHED = 64  # statistics of as many models and data sets are kept
 
 
 def quantize_onnx(
-    model: Path, out: Path, data: Data, dialect: Dialect, options: Options | None = None
+    model: Path,
+    out: Path,
+    data: Data,
+    dialect: Dialect,
+    options: Tuning | None = None,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the quantised model to `out` and returns a JSON-able record of what was done.
 
-    The same model, data and options give the same bytes on one machine. Raises `CannotConvert`
-    where the graph has nothing that the dialect can quantise, and `UsageError` for empty data or a
-    node to keep in float that is not there.
+    `cache` is a folder where statistics are kept: those of one model and its data serve every
+    dialect. The same model, data and options give the same bytes on one machine. Raises
+    `CannotConvert` where the graph has nothing that the dialect can quantise, and `UsageError` for
+    empty data or a node to keep in float that is not there.
     """
-    options = options or Options()
+    options = options or Tuning()
     graph = prepare(model)
     unknown = set(options.keep_float) - {node.name for node in graph.nodes}
     if unknown:
@@ -70,9 +63,9 @@ def quantize_onnx(
             " no convolution or matrix product with constant weights.",
             next="Use int8-dynamic, int8-weights or fp32.",
         )
-    separate_weights(graph, plan.weights, with_bias=options.correct_bias)
-    equalized = equalize_channels(graph, data, options) if options.equalize else []
-    stats = statistics(graph, plan, data, options)
+    tensors = _make_ready(graph, with_bias=options.correct_bias)
+    equalized = equalize_channels(graph, data, options, cache) if options.equalize else []
+    stats = statistics(graph, tensors, data, options.threads, cache)
     quantized = write_onnx.Quantized(activation_grids(graph, plan, stats, dialect, options))
     grids = WeightGrids(graph, plan, quantized, dialect)
     record: dict[str, Any] = {"layers": []}
@@ -104,7 +97,7 @@ def quantize_onnx(
     return {
         "quantizer": "lepton-edge",
         "dialect": dialect.name,
-        "options": asdict(options),
+        "options": {each.name: getattr(options, each.name) for each in fields(Tuning)},
         "samples": stats.n,
         "statistics": stats.key,
         "equalized": equalized,
@@ -115,14 +108,18 @@ def quantize_onnx(
     }
 
 
-def equalize_channels(graph: Graph, data: Data, options: Options) -> list[dict[str, Any]]:
+def equalize_channels(
+    graph: Graph, data: Data, options: Tuning, cache: Path | None = None
+) -> list[dict[str, Any]]:
     """Equalises what can be; one row a group: its first tensor and the span of its factors."""
     found = equalize.groups(graph)
     names = equalize.measured(found, graph)
     if not names:
         return []
-    few = Data(lambda: cut(data.feeds(), EQUALIZE_SAMPLES), data.fingerprint)
-    stats = observe(graph, few, names, threads=options.threads)
+    few = Data(
+        lambda: cut(data.feeds(), EQUALIZE_SAMPLES), f"{data.fingerprint}:{EQUALIZE_SAMPLES}"
+    )
+    stats = statistics(graph, names, few, options.threads, cache)
     rows = []
     for group in found:
         factor = equalize.scales(group, stats.tensors)
@@ -138,24 +135,46 @@ def equalize_channels(graph: Graph, data: Data, options: Options) -> list[dict[s
     return rows
 
 
-def statistics(graph: Graph, plan: Plan, data: Data, options: Options) -> Statistics:
-    """Statistics of every activation in the plan, from the cache where it holds them."""
-    tensors = sorted(name for name in plan.tensors if name not in graph.constants)
+def _make_ready(graph: Graph, *, with_bias: bool) -> list[str]:
+    """Separates the weights of every layer that some dialect quantises, and names the activations.
+
+    Both are the same for each dialect, so that one set of statistics serves them all.
+    """
+    plans = [
+        placement.plan(graph, dialect, gates="int8")
+        for dialect in map(dialects.load, dialects.names())
+        if dialect.container == "onnx"
+    ]
+    separate_weights(graph, {name for plan in plans for name in plan.weights}, with_bias=with_bias)
+    return sorted({name for plan in plans for name in plan.tensors} - set(graph.constants))
+
+
+def statistics(
+    graph: Graph, tensors: Sequence[str], data: Data, threads: int, cache: Path | None
+) -> Statistics:
+    """Statistics of `tensors` over all of the data, from the cache where it holds them."""
     key = fingerprint(
         graph.build().SerializeToString(deterministic=True), data.fingerprint, "", tensors
     )
-    path = Path(options.cache, f"{key}.npz") if options.cache else None
+    path = cache / f"{key}.npz" if cache else None
     if path is not None and path.exists():
         return Statistics.load(path)
-    stats = observe(graph, data, tensors, threads=options.threads)
+    stats = observe(graph, data, tensors, threads=threads)
     stats.key = key
     if path is not None:
         stats.save(path)
+        _keep_newest(path.parent)
     return stats
 
 
+def _keep_newest(cache: Path) -> None:
+    files = sorted(cache.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-CACHED]:
+        path.unlink(missing_ok=True)
+
+
 def activation_grids(
-    graph: Graph, plan: Plan, stats: Statistics, dialect: Dialect, options: Options
+    graph: Graph, plan: Plan, stats: Statistics, dialect: Dialect, options: Tuning
 ) -> dict[str, grid.QParams]:
     """A grid for each tensor that has its own, wide enough for all that share it."""
     found: dict[str, tuple[float, float]] = {}

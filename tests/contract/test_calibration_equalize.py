@@ -121,7 +121,7 @@ def _equalized(path: Path) -> tuple[Graph, list[dict[str, Any]]]:
     graph = prepare(path)
     anchors = [node.name for node in graph.nodes if node.op_type in ("Conv", "Gemm")]
     separate_weights(graph, anchors, with_bias=True)
-    rows = onnx_quantizer.equalize_channels(graph, _data(), onnx_quantizer.Options())
+    rows = onnx_quantizer.equalize_channels(graph, _data(), calibration.Tuning())
     return graph, rows
 
 
@@ -152,7 +152,7 @@ def test_a_hostile_network_recovers(tmp_path: Path, name: str) -> None:
     def sqnr_db(path: Path, **options: Any) -> float:
         out = tmp_path / "q.onnx"
         calibration.quantize_onnx(
-            path, out, _data(), dialects.load(name), calibration.Options(**options)
+            path, out, _data(), dialects.load(name), calibration.Tuning(**options)
         )
         error = _run(out.read_bytes()) - wanted
         return float(10 * np.log10((wanted**2).sum() / (error**2).sum()))
