@@ -43,7 +43,7 @@ def quantize(
     nncf.set_log_level(logging.ERROR)
     minmax = ranges.RangeEstimatorParametersSet.MINMAX
     fixes = {
-        "none": advanced.OverflowFix.DISABLE,
+        "off": advanced.OverflowFix.DISABLE,
         "first-layer": advanced.OverflowFix.FIRST_LAYER,
         "all": advanced.OverflowFix.ENABLE,
     }
@@ -59,7 +59,7 @@ def quantize(
                 advanced_parameters=advanced.AdvancedQuantizationParameters(
                     activations_range_estimator_params=minmax,
                     weights_range_estimator_params=minmax,
-                    disable_bias_correction=bias == "none",
+                    disable_bias_correction=bias == "off",
                     overflow_fix=fixes[overflow],
                 ),
             )

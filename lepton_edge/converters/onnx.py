@@ -8,7 +8,9 @@ from typing import Literal
 
 from lepton_edge import errors
 from lepton_edge.artifact import Artifact
+from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
+from lepton_edge.converters import _qdq
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
@@ -17,20 +19,22 @@ PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Tuning):
     """`batch` is fixed in the file, or `dynamic`. `opset` is 17 by default, 18 with dynamo.
 
     `exporter` is torch.onnx's, for PyTorch sources: both agree with the source to 1e-6, torchscript
     takes a tenth of the time; it is the default, but for a .pt2 file with a dynamic batch, whose
     batch it would freeze. `simplify` folds constants, checked by running the graph before and
-    after. `quantizer` is who makes int8: ONNX Runtime's library.
+    after. `quantizer` is who makes int8: this project, with the options of `Tuning` and in the
+    `dialect` of the target device's CPU, or ONNX Runtime's library, uint8 by min-max ranges.
     """
 
     batch: Literal["dynamic"] | int = 1
     opset: int | None = None
     exporter: Literal["torchscript", "dynamo"] | None = None
     simplify: Literal["onnxslim", "none"] = "onnxslim"
-    quantizer: Literal["library"] = "library"
+    quantizer: Literal["lepton", "library"] = "lepton"
+    dialect: Literal["ort_x86_vnni", "ort_x86", "ort_arm"] | None = None
 
 
 def refuses(framework: str, precision: str) -> str | None:
@@ -83,11 +87,15 @@ def convert(
 
         made = made.then(*to_half(made.proto), "onnxruntime")
     elif target.precision == "int8":
-        from lepton_edge.converters import _onnx_int8
-
         assert calibration is not None
-        proto, step, record = _onnx_int8.static(made.proto, made.signature, calibration, out)
-        made = made.then(proto, step, "onnxruntime")
+        if options.quantizer == "lepton":
+            dialect = options.dialect or _dialect(target.device)
+            made, record = _qdq.quantize(made, calibration, dialect, options, out)
+        else:
+            from lepton_edge.converters import _onnx_int8
+
+            proto, step, record = _onnx_int8.static(made.proto, made.signature, calibration, out)
+            made = made.then(proto, step, "onnxruntime")
     elif target.precision == "int8-dynamic":
         from lepton_edge.converters import _onnx_int8
 
@@ -107,3 +115,8 @@ def convert(
         calibration=record,
         versions=made.versions,
     )
+
+
+def _dialect(device: str) -> str:
+    vnni = _qdq.has_vnni(device)
+    return "ort_arm" if vnni is None else "ort_x86_vnni" if vnni else "ort_x86"

@@ -1,4 +1,4 @@
-"""Any source to OpenVINO: float32, float16 weights, and int8 by NNCF."""
+"""Any source to OpenVINO: float32, float16 weights, and int8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
+from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
+from lepton_edge.converters import _qdq
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
@@ -20,24 +22,25 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Tuning):
     """`batch` is fixed in the file, or `dynamic`.
 
     `through` is the way from the source: `onnx` exports it to ONNX first, `direct` gives it to
     OpenVINO. By default PyTorch goes through ONNX (as exact, twice as fast over the zoo) and all
-    else is direct. `opset` and `exporter` are those of the ONNX export. `bias_correction` and
-    `overflow_fix` are NNCF's. Measured, SQNR of the demo's CNN: full 36.4 dB, none 35.7, fast 19.9;
-    full with overflow_fix=first-layer 28.2. CPUs without VNNI instructions need the fix: they
-    saturate where two products of int8 are added in 16 bits.
+    else is direct, but for int8. `opset` and `exporter` are those of the ONNX export. `quantizer`
+    is who makes int8: this project, with the options of `Tuning`, or the library NNCF, whose are
+    `bias_correction` (full) and `overflow_fix` (none). Measured, SQNR of the demo's CNN by NNCF:
+    full 36.4 dB, none 35.7, fast 19.9; full with overflow_fix=first-layer 28.2. CPUs without VNNI
+    instructions need the fix: they saturate where two products of int8 are added in 16 bits.
     """
 
     batch: Literal["dynamic"] | int = 1
     through: Literal["onnx", "direct"] | None = None
     opset: int | None = None
     exporter: Literal["torchscript", "dynamo"] | None = None
-    quantizer: Literal["library"] = "library"
-    bias_correction: Literal["full", "fast", "none"] = "full"
-    overflow_fix: Literal["none", "first-layer", "all"] = "none"
+    quantizer: Literal["lepton", "library"] = "lepton"
+    bias_correction: Literal["full", "fast", "off"] | None = None
+    overflow_fix: Literal["off", "first-layer", "all"] | None = None
 
 
 def refuses(framework: str, precision: str) -> str | None:
@@ -53,8 +56,9 @@ def refuses(framework: str, precision: str) -> str | None:
 
 def missing(framework: str, precision: str) -> list[str]:
     """The libraries that the pair needs and that are not installed."""
-    lacking = plugins.absent("openvino", *(("nncf",) if precision == "int8" else ()))
-    return lacking + (floats.missing(framework) if framework in floats.TORCH else [])
+    lacking = plugins.absent("openvino")
+    through_onnx = precision == "int8" or framework in floats.TORCH
+    return lacking + (floats.missing(framework) if through_onnx else [])
 
 
 def convert(
@@ -80,9 +84,13 @@ def convert(
     # OpenVINO and NNCF would fork a process to send usage data; both do without this module.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     ov = floats.backend("openvino", "OpenVINO", "openvino")
-    through = options.through or ("onnx" if model.framework in floats.TORCH else "direct")
+    own = target.precision == "int8" and options.quantizer == "lepton"
+    if own:
+        _refuse_foreign(options)
+    through = options.through or ("onnx" if own or model.framework in floats.TORCH else "direct")
     signature = floats.signature_for(model, options.batch)
     steps: tuple[dict[str, Any], ...] = ()
+    record = None
     versions = floats.versions("openvino")
     if through == "onnx":
         made = floats.export(
@@ -93,15 +101,20 @@ def convert(
             exporter=options.exporter,
             simplify="none",  # OpenVINO folds the graph itself
         )
+        if own:
+            assert calibration is not None
+            vnni = _qdq.has_vnni(target.device)
+            dialect = "openvino_avx2" if vnni is False else "openvino"
+            made, record = _qdq.quantize(made, calibration, dialect, options, out)
         steps, versions = made.steps, {**made.versions, **versions}
         native = _from_onnx(ov, made.proto, out)
     else:
         native = _direct(ov, model, signature, options.batch)
     _name_and_shape(native, signature)
-    _refuse_quantized(native)
+    if not own:
+        _refuse_quantized(native)
     steps = (*steps, {"step": "convert", "tool": "openvino.convert_model", "through": through})
-    record = None
-    if target.precision == "int8":
+    if target.precision == "int8" and not own:
         from lepton_edge.converters import _openvino_int8
 
         assert calibration is not None
@@ -109,8 +122,8 @@ def convert(
             native,
             signature,
             calibration,
-            bias=options.bias_correction,
-            overflow=options.overflow_fix,
+            bias=options.bias_correction or "full",
+            overflow=options.overflow_fix or "off",
         )
         steps, versions = (*steps, step), {**versions, **floats.versions("nncf")}
     if target.precision == "fp16":
@@ -133,6 +146,19 @@ def convert(
         calibration=record,
         versions=versions,
     )
+
+
+def _refuse_foreign(options: Options) -> None:
+    if options.through == "direct":
+        raise errors.UsageError(
+            "The option through=direct does not go with int8, whose ranges are found in ONNX.",
+            next="Leave it out, or pass quantizer=library.",
+        )
+    for name in ("bias_correction", "overflow_fix"):
+        if getattr(options, name) is not None:
+            raise errors.UsageError(
+                f"The option {name} is NNCF's.", next="Pass quantizer=library with it."
+            )
 
 
 def _from_onnx(ov: Any, proto: Any, folder: Path) -> Any:

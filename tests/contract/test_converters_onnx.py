@@ -116,7 +116,10 @@ def test_precisions_are_real_and_close(
         assert artifact.calibration["n"] == 32
 
 
-def test_int8_on_the_trained_demo_keeps_35_db(images: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quantizer", "least"), [("lepton", 42), ("library", 33)])
+def test_int8_on_the_trained_demo(
+    images: tuple[Path, Path], tmp_path: Path, quantizer: Any, least: float
+) -> None:
     pytest.importorskip("torch", reason="needs lepton-edge[torch]")
     from lepton_edge import demo
     from lepton_edge.preprocess import Preprocess
@@ -131,14 +134,17 @@ def test_int8_on_the_trained_demo_keeps_35_db(images: tuple[Path, Path], tmp_pat
         Target("onnx", "int8"),
         tmp_path,
         calibration=open_samples(images[0], preprocess=spec),
-        options=converter.Options(),
+        options=converter.Options(quantizer=quantizer),
     )
+    assert artifact.steps[-1]["tool"] == {
+        "lepton": "lepton-edge", "library": "onnxruntime.quantization.quantize_static"
+    }[quantizer]  # fmt: skip
     test = iter(open_samples(images[1], preprocess=spec))
     rows = np.stack([next(iter(next(test).inputs.values())) for _ in range(100)])
     wanted = model.run({"image": rows})["output"]
     proto = onnx.load(artifact.path)
     found = np.concatenate([floats.run(proto, {"image": row[None]})["output"] for row in rows])
-    assert 10 * np.log10(np.sum(wanted**2) / np.sum((wanted - found) ** 2)) > 33
+    assert 10 * np.log10(np.sum(wanted**2) / np.sum((wanted - found) ** 2)) > least
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn

@@ -91,17 +91,20 @@ def test_half_is_half_as_large(name: str, tmp_path: Path) -> None:
 
 # Some of NNCF's imports use parts of Python and PyTorch that are going away.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("quantizer", ["lepton", "library"])
 @pytest.mark.parametrize(("name", "least"), [("resnet", 28), ("lstm", 35), ("bert", 25)])
-def test_int8_beats_nncfs_default_settings(name: str, least: float, tmp_path: Path) -> None:
+def test_int8_beats_nncfs_default_settings(
+    name: str, least: float, quantizer: str, tmp_path: Path
+) -> None:
     pytest.importorskip("nncf", reason="needs lepton-edge[openvino]")
     model = torch_model(name)
-    artifact = convert(model, tmp_path / "out", "int8")
+    artifact = convert(model, tmp_path / "out", "int8", quantizer=quantizer)
     assert sqnr_db(model, artifact, rows=16) > least
     types = {node.get_type_name() for node in ov.Core().read_model(str(artifact.path)).get_ops()}
     assert "FakeQuantize" in types
     assert artifact.calibration is not None
     assert artifact.calibration["n"] == 32
-    again = convert(model, tmp_path / "again", "int8")
+    again = convert(model, tmp_path / "again", "int8", quantizer=quantizer)
     assert again.path.read_bytes() == artifact.path.read_bytes()
 
 
@@ -146,6 +149,10 @@ def test_requests_that_contradict_themselves(tmp_path: Path) -> None:
     model = torch_model("plain_cnn")
     with pytest.raises(errors.UsageError, match="needs real inputs"):
         converter.convert(model, Target("openvino", "int8"), tmp_path, options=converter.Options())
+    for knobs in ({"through": "direct"}, {"bias_correction": "fast"}, {"overflow_fix": "all"}):
+        with pytest.raises(errors.UsageError, match="The option") as caught:
+            convert(model, tmp_path / next(iter(knobs)), "int8", **knobs)
+        assert "quantizer=library" in (caught.value.next or "")
     assert "precision hint" in (converter.refuses("torch", "bf16") or "")
     assert converter.refuses("torch", "int8-dynamic") is not None
     assert converter.refuses("keras", "int8") is None

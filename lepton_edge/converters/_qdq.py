@@ -1,0 +1,77 @@
+"""A float ONNX graph to int8 Q/DQ ONNX by the project's own quantiser, in a backend's dialect."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from lepton_edge import calibration, devices
+from lepton_edge.calibration.tuning import Tuning
+from lepton_edge.converters import _float_onnx as floats
+from lepton_edge.model import Signature
+from lepton_edge.samples import Samples, feeds, fingerprint
+
+ARM = ("aarch64", "arm64", "armv7l")
+ROWS = 8  # samples a batch where the graph takes any number
+
+
+def has_vnni(device: str) -> bool | None:
+    """Whether the device's CPU multiplies bytes without saturating; None where it is no x86.
+
+    `cpu` is this machine.
+    """
+    if device == "cpu" and platform.machine() in ARM:
+        return None
+    profile = devices.load("x86" if device == "cpu" else device)
+    if profile.architecture != "x86_64":
+        return None
+    return any("VNNI" in each or each == "AMX int8" for each in profile.isa)
+
+
+def calibration_data(samples: Samples, signature: Signature) -> calibration.Data:
+    """The samples under the graph's input names, in batches that it takes."""
+    fixed = {spec.shape[0] for spec in signature.inputs if spec.shape} - {None}
+    rows = min((size for size in fixed if size), default=ROWS)
+    prepared = json.dumps(samples.as_dict().get("preprocess"), sort_keys=True)
+    return calibration.Data(
+        lambda: feeds(samples, signature, rows), f"{fingerprint(samples)}:{prepared}:{rows}"
+    )
+
+
+def cache() -> Path:
+    """Where statistics are kept: they serve every dialect of the same model and data."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "lepton-edge" / "calibration"
+
+
+def quantize(
+    made: floats.FloatOnnx, samples: Samples, dialect: str, tuning: Tuning, folder: Path
+) -> tuple[floats.FloatOnnx, dict[str, Any]]:
+    """The graph with Q/DQ pairs, and the record of the calibration. `folder` takes temporary files.
+
+    Raises `CannotConvert` where nothing in the graph can be quantised.
+    """
+    import onnx
+
+    source, result = folder / ".float.onnx", folder / ".qdq.onnx"
+    try:
+        floats.save(made.proto, source)
+        done = calibration.quantize_onnx(
+            source,
+            result,
+            calibration_data(samples, made.signature),
+            calibration.load(dialect),
+            tuning,
+            cache=cache(),
+        )
+        proto = onnx.load(str(result))
+    finally:
+        for part in folder.glob(".float.onnx*"):
+            part.unlink()
+        result.unlink(missing_ok=True)
+    step = {"step": "int8", "tool": "lepton-edge", "quantize_nodes": done.pop("int8_nodes"), **done}
+    record = {"n": len(samples), "fingerprint": fingerprint(samples), "ranges": tuning.ranges}
+    return made.then(proto, step, "onnxruntime"), record
