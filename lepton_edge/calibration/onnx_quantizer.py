@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from lepton_edge.calibration.statistics import Statistics, fingerprint
 from lepton_edge.calibration.tuning import Tuning
 
 if TYPE_CHECKING:
+    import onnx
     from onnx import NodeProto
 
 
@@ -51,61 +52,97 @@ def quantize_onnx(
     `CannotConvert` where the graph has nothing that the dialect can quantise, and `UsageError` for
     empty data or a node to keep in float that is not there.
     """
-    options = options or Tuning()
-    graph = prepare(model)
-    unknown = set(options.keep_float) - {node.name for node in graph.nodes}
-    if unknown:
-        raise errors.unknown("node", min(unknown), [node.name for node in graph.nodes])
-    plan = placement.plan(graph, dialect, keep_float=options.keep_float, gates=options.gates)
-    if not plan.weights:
-        raise errors.CannotConvert(
-            f"{str(model)!r} has no operator that {dialect.name} runs in int8:"
-            " no convolution or matrix product with constant weights.",
-            next="Use int8-dynamic, int8-weights or fp32.",
-        )
-    tensors = _make_ready(graph, with_bias=options.correct_bias)
-    equalized = equalize_channels(graph, data, options, cache) if options.equalize else []
-    stats = statistics(graph, tensors, data, options.threads, cache)
-    quantized = write_onnx.Quantized(activation_grids(graph, plan, stats, dialect, options))
-    grids = WeightGrids(graph, plan, quantized, dialect)
-    record: dict[str, Any] = {"layers": []}
-    if options.rounding == "learned" or options.correct_bias:
+    work = Work(model, data, dialect, options or Tuning(), cache=cache)
+    plan = work.plan()
+    quantized, record = work.quantize(plan)
+    work.write(plan, quantized, out)
+    return {**work.record(plan), **record}
+
+
+class Work:
+    """A float model made ready, with its statistics: from here it can be quantised in many ways."""
+
+    def __init__(
+        self, model: Path, data: Data, dialect: Dialect, options: Tuning, *, cache: Path | None
+    ) -> None:
+        self.name, self.data, self.dialect, self.options = str(model), data, dialect, options
+        self.graph = graph = prepare(model)
+        unknown = set(options.keep_float) - {node.name for node in graph.nodes}
+        if unknown:
+            raise errors.unknown("node", min(unknown), [node.name for node in graph.nodes])
+        self.plan()  # refuses before the data is read
+        tensors = _make_ready(graph, with_bias=options.correct_bias)
+        self.equalized = equalize_channels(graph, data, options, cache) if options.equalize else []
+        self.stats = statistics(graph, tensors, data, options.threads, cache)
+
+    def plan(self, keep_float: Collection[str] = ()) -> Plan:
+        """Where int8 goes; `keep_float` adds to the nodes that the options keep."""
+        keep = {*self.options.keep_float, *keep_float}
+        found = placement.plan(self.graph, self.dialect, keep_float=keep, gates=self.options.gates)
+        if not found.weights and not keep_float:
+            raise errors.CannotConvert(
+                f"{self.name!r} has no operator that {self.dialect.name} runs in int8:"
+                " no convolution or matrix product with constant weights.",
+                next="Use int8-dynamic, int8-weights or fp32.",
+            )
+        return found
+
+    def nearest(self, plan: Plan) -> write_onnx.Quantized:
+        """Every weight rounded to its nearest code, nothing learned or corrected."""
+        quantized, grids = self._grids(plan)
+        quantized.weights = {
+            node.name: learn_onnx.nearest(self.graph, node, grids(node))
+            for node in self.graph.nodes
+            if node.name in plan.weights
+        }
+        return quantized
+
+    def quantize(self, plan: Plan) -> tuple[write_onnx.Quantized, dict[str, Any]]:
+        """Codes and biases as the options ask, and the record of each layer."""
+        options = self.options
+        if options.rounding == "nearest" and not options.correct_bias:
+            return self.nearest(plan), {"layers": [], "bias_scales_widened": []}
+        quantized, grids = self._grids(plan)
         learned = learn_onnx.learn(
-            graph,
+            self.graph,
             plan,
             quantized.activations,
-            dialect,
-            data,
+            self.dialect,
+            self.data,
             grids,
-            samples=min(options.correction_samples, stats.n),
+            samples=min(options.correction_samples, self.stats.n),
             rounded=options.rounding == "learned",
             compensated=options.compensate,
             corrected=options.correct_bias,
             threads=options.threads,
         )
         quantized.weights = learned.weights
-        record["layers"] = learned.as_dicts()
-    else:
-        quantized.weights = {
-            node.name: learn_onnx.nearest(graph, node, grids(node))
-            for node in graph.nodes
-            if node.name in plan.weights
+        return quantized, {"layers": learned.as_dicts(), "bias_scales_widened": grids.widened}
+
+    def build(self, plan: Plan, quantized: write_onnx.Quantized) -> onnx.ModelProto:
+        return write_onnx.write(self.graph, plan, quantized, self.dialect)
+
+    def write(self, plan: Plan, quantized: write_onnx.Quantized, out: Path) -> None:
+        content = self.build(plan, quantized).SerializeToString(deterministic=True)
+        with replacing(out) as temporary:
+            temporary.write_bytes(content)
+
+    def record(self, plan: Plan) -> dict[str, Any]:
+        return {
+            "quantizer": "lepton-edge",
+            "dialect": self.dialect.name,
+            "options": {each.name: getattr(self.options, each.name) for each in fields(Tuning)},
+            "samples": self.stats.n,
+            "statistics": self.stats.key,
+            "equalized": self.equalized,
+            "int8_nodes": len(plan.ints),
+            "float_nodes": dict(sorted(plan.floats.items())),
         }
-    result = write_onnx.write(graph, plan, quantized, dialect)
-    with replacing(out) as temporary:
-        temporary.write_bytes(result.SerializeToString(deterministic=True))
-    return {
-        "quantizer": "lepton-edge",
-        "dialect": dialect.name,
-        "options": {each.name: getattr(options, each.name) for each in fields(Tuning)},
-        "samples": stats.n,
-        "statistics": stats.key,
-        "equalized": equalized,
-        "int8_nodes": len(plan.ints),
-        "float_nodes": dict(sorted(plan.floats.items())),
-        "bias_scales_widened": grids.widened,
-        **record,
-    }
+
+    def _grids(self, plan: Plan) -> tuple[write_onnx.Quantized, WeightGrids]:
+        grids = activation_grids(self.graph, plan, self.stats, self.dialect, self.options)
+        quantized = write_onnx.Quantized(grids)
+        return quantized, WeightGrids(self.graph, plan, quantized, self.dialect)
 
 
 def equalize_channels(
