@@ -100,7 +100,7 @@ def metric(name: str, output: str | None = None) -> Metric:
         if output is None and len(outputs) != 1:
             raise errors.UsageError(
                 f"The metric {name} needs one output, the model has {list(outputs)}.",
-                next="Say which with output=NAME, or use file.py:function.",
+                next="Say which with --output-name (in Python: output=), or use file.py:function.",
             )
         if output is not None and output not in outputs:
             raise errors.unknown("output", output, outputs)

@@ -105,16 +105,22 @@ def convert_all(
 
 
 def score_all(
-    subjects: Sequence[Measured], *, data: Data, metric: str, threads: int = 1, say: Say
+    subjects: Sequence[Measured],
+    *,
+    data: Data,
+    metric: str,
+    output: str | None = None,
+    threads: int = 1,
+    say: Say,
 ) -> list[Measured]:
-    """Evaluates each subject that has an artefact."""
+    """Evaluates each subject that has an artefact, on its output `output` where it has several."""
 
     def one(found: Measured) -> Measured:
         if found.artifact is None or found.error is not None:
             return found
         try:
             scores = accuracy.score(
-                found.artifact, found.samples(data), metric=metric, threads=threads
+                found.artifact, found.samples(data), metric=metric, output=output, threads=threads
             )
         except errors.EdgeError as error:
             return _failed(found, error, say)

@@ -59,6 +59,10 @@ OptionTexts = Annotated[
 Metric = Annotated[
     str, typer.Option(help="top1, top5, mae, mse, miou, or file.py:function (one score a sample).")
 ]
+OutputName = Annotated[
+    str | None,
+    typer.Option("--output-name", help="The output that is scored, where there are several."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' logs.")]

@@ -14,6 +14,7 @@ def command(
     model: common.Model,
     data: Annotated[str, typer.Option(help="Evaluation data, as for convert.")],
     metric: common.Metric = "top1",
+    output_name: common.OutputName = None,
     baseline: Annotated[
         str | None, typer.Option(help="Model or artefact to compare with, on the same samples.")
     ] = None,
@@ -47,6 +48,7 @@ def command(
         subject,
         data,
         metric=metric,
+        output=output_name,
         baseline=common.subject(baseline, baseline_weights, None) if baseline else None,
         max_drop=max_drop,
         preprocess=common.preprocess(preprocess),

@@ -33,6 +33,7 @@ def command(
     inputs: common.Inputs = None,
     preprocess: common.PreprocessText = None,
     metric: common.Metric = "top1",
+    output_name: common.OutputName = None,
     max_drop: Annotated[str | None, typer.Option(help="Budget: 1pt or 1%.")] = None,
     window: Window = "quick",
     threads: common.Threads = 1,
@@ -57,7 +58,8 @@ def command(
             raise errors.UsageError("--max-drop needs a --baseline to compare with.")
         result = _measure(
             subjects, data, baseline, baseline_weights, inputs, preprocess,
-            metric=metric, max_drop=max_drop, window=window, threads=threads or 1, title=title,
+            metric=metric, output=output_name, max_drop=max_drop, window=window,
+            threads=threads or 1, title=title,
         )  # fmt: skip
     written = report.write(result, output)
     failed = [row for row in result.rows if row.status.startswith(("FAIL", "ERROR", "UNDECIDED"))]
@@ -95,6 +97,7 @@ def _measure(
     preprocess: str | None,
     *,
     metric: str,
+    output: str | None,
     max_drop: str | None,
     window: str,
     threads: int,
@@ -114,7 +117,9 @@ def _measure(
         prepared = replace(source, preprocess=given or source.preprocess or own)
         measured.insert(0, study.of_artifact(prepared, baseline, is_baseline=True))
     common.note("evaluating ...")
-    measured = study.score_all(measured, data=data, metric=metric, say=common.note)
+    measured = study.score_all(
+        measured, data=data, metric=metric, output=output, say=common.note
+    )
     common.note(f"benchmarking ({window}) ...")
     measured = study.time_all(measured, data=data, window=window, threads=threads, say=common.note)
     return study.report(
