@@ -117,9 +117,7 @@ def _measure(
         prepared = replace(source, preprocess=given or source.preprocess or own)
         measured.insert(0, study.of_artifact(prepared, baseline, is_baseline=True))
     common.note("evaluating ...")
-    measured = study.score_all(
-        measured, data=data, metric=metric, output=output, say=common.note
-    )
+    measured = study.score_all(measured, data=data, metric=metric, output=output, say=common.note)
     common.note(f"benchmarking ({window}) ...")
     measured = study.time_all(measured, data=data, window=window, threads=threads, say=common.note)
     return study.report(
