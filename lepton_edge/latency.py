@@ -17,7 +17,7 @@ import numpy as np
 
 from lepton_edge import context, errors, intervals, jobs, loading
 from lepton_edge.loading import Subject
-from lepton_edge.measurement import Comparison, Latency
+from lepton_edge.measurement import Comparison, Histogram, Latency
 from lepton_edge.model import Array
 from lepton_edge.samples import Samples, open_samples
 
@@ -25,6 +25,7 @@ WINDOWS = {"quick": (100, 10.0), "official": (1024, 60.0)}
 DRIFT = 0.05
 P90_FROM, P99_FROM = 64, 662
 PAIRS = 5
+BINS = 40
 # Differences under it are of no use in practice, and below what layout of code and memory can do
 # to the same program (Mytkowicz et al., ASPLOS 2009): they are called a tie.
 MARGIN = 0.02
@@ -48,6 +49,7 @@ def benchmark(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
     warmup_s: float = 1.0,
     time_limit_s: float = 1800.0,
     memory_limit_mb: int | None = None,
@@ -56,7 +58,8 @@ def benchmark(
 
     `window` is `quick`, `official`, or `RUNS,SECONDS` (both are least amounts). Inputs are the
     first of `data`, else the model's example, else random, all seeded. A run that drifted is not
-    an error here: `latency.unstable` says why it should not be trusted.
+    an error here: `latency.unstable` says why it should not be trusted. `on` measures an artefact
+    on another machine (`ssh://user@host[:port]`), by the same code, in a fresh process there.
     """
     runs, seconds, text = parse_window(window)
     with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
@@ -74,8 +77,10 @@ def benchmark(
             device=device,
             threads=threads,
             options=dict(options or {}),
+            on=on,
+            there={"limit_s": time_limit_s, "memory_mb": memory_limit_mb},
             time_limit_s=time_limit_s,
-            memory_limit_mb=memory_limit_mb,
+            memory_limit_mb=memory_limit_mb if on is None else None,
         )
         times = np.load(out)
     if warmup_s != 1.0:
@@ -135,8 +140,28 @@ def summarise(times_ms: Array, result: Mapping[str, Any], window: str) -> Latenc
         unstable=tuple(unstable),
         window=window,
         batch=result["batch"],
+        histogram=histogram(times_ms),
         samples_ms=tuple(times_ms.tolist()),
     )
+
+
+def histogram(times_ms: Array) -> Histogram:
+    """All runs (1-D, milliseconds, at least one) over equal bins from the fastest on.
+
+    One slow run in a thousand would squeeze all others into one bin: the bins end at the 99.5th
+    percentile, or five times the spread of the middle 80 % above the median where that is less;
+    what lies above is counted together.
+    """
+    first = float(times_ms.min())
+    low, middle, high = np.quantile(times_ms, (0.1, 0.5, 0.9))
+    last = float(np.quantile(times_ms, 0.995, method="higher"))
+    if high > low:
+        last = min(last, float(middle + 5 * (high - low)))
+    if last <= first:  # every run took the same time: one bin around it
+        first, last = first * 0.99, first * 1.01 or 1.0
+    counts, edges = np.histogram(times_ms, BINS, (first, last))
+    above = len(times_ms) - int(counts.sum())
+    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()), above)
 
 
 def compare(
@@ -151,6 +176,7 @@ def compare(
     threads: int | None = None,
     a_options: Mapping[str, Any] | None = None,
     b_options: Mapping[str, Any] | None = None,
+    on: str | None = None,
     warmup_s: float = 1.0,
     time_limit_s: float = 1800.0,
     memory_limit_mb: int | None = None,
@@ -159,7 +185,8 @@ def compare(
 
     The verdict comes from the interval of the ratio of the medians over the pairs, with the
     practical `margin`. Each pair's order is the other way round, so that a machine that slowly
-    warms up or slows down favours neither.
+    warms up or slows down favours neither. The device `on` is held from the first run to the last;
+    where it is lost, the pairs that were finished are kept for the next time.
     """
     if pairs < PAIRS:
         raise errors.UsageError(f"A comparison needs {PAIRS} pairs or more, not {pairs}.")

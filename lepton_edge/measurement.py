@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from lepton_edge import errors
+
+REPORT_SCHEMA = 2
 Interval = tuple[float, float]
 Tier = Literal["measured", "transferred", "compiled", "calibrated", "prior"]
 T = TypeVar("T")
@@ -123,13 +126,23 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """`counts[i]` runs took `edges_ms[i]` to `edges_ms[i + 1]`, `above` more than the last edge."""
+
+    edges_ms: tuple[float, ...]
+    counts: tuple[int, ...]
+    above: int
+
+
+@dataclass(frozen=True)
 class Latency:
     """Single-stream latency in one fresh process, milliseconds; no sample is deleted.
 
     p90 needs 64 samples and p99 662, else None. `window` is `quick`, `official`, or the seconds
     and runs that were asked for. `drift` is the relative change of the median from the first to
     the last fifth; more than 5 % of it, or of the clock, makes the run UNSTABLE. `samples_ms` are
-    all samples, in order.
+    all samples, in order; a report keeps them in a file of their own (report/_samples.py), and
+    what it draws in `histogram`.
     """
 
     p50_ms: float
@@ -149,18 +162,22 @@ class Latency:
     unstable: tuple[str, ...]  # reasons; empty where the run was stable
     window: str
     batch: int
+    histogram: Histogram | None = None
     samples_ms: tuple[float, ...] = field(repr=False, default=())
     tier: Tier = "measured"
 
     def as_dict(self, *, samples: bool = True) -> dict[str, Any]:
-        given = dataclasses.asdict(self)
-        if not samples:
-            del given["samples_ms"]
+        if samples:
+            return dataclasses.asdict(self)
+        given = dataclasses.asdict(dataclasses.replace(self, samples_ms=()))
+        del given["samples_ms"]
         return given
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Latency:
-        return from_dict(cls, given)
+        bins = given["histogram"]
+        histogram = None if bins is None else from_dict(Histogram, bins)
+        return dataclasses.replace(from_dict(cls, given), histogram=histogram)
 
 
 @dataclass(frozen=True)
@@ -187,8 +204,9 @@ class Row:
     is_baseline: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        given = dataclasses.asdict(self)
-        return given
+        """What report.json holds: all but the single runs."""
+        given = dataclasses.asdict(dataclasses.replace(self, latency=None))
+        return {**given, "latency": self.latency and self.latency.as_dict(samples=False)}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Row:
@@ -205,6 +223,7 @@ class Report:
     """All rows of one run with their context; `schema` is the version of this document.
 
     `command` reproduces it. `context` holds the machine's facts, by group, as text or numbers.
+    `samples` names the file beside report.json that holds every timed run: `file` and `sha256`.
     """
 
     title: str
@@ -215,7 +234,8 @@ class Report:
     rows: Sequence[Row]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    schema: int = 1
+    samples: Mapping[str, str] | None = None
+    schema: int = REPORT_SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
         given = {
@@ -227,6 +247,12 @@ class Report:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Report:
+        """Raises `BadInput` for another schema than this version's."""
+        if given["schema"] != REPORT_SCHEMA:
+            raise errors.BadInput(
+                f"The report has schema {given['schema']!r}, this version reads {REPORT_SCHEMA}.",
+                next="Make the report again.",
+            )
         values = {key: _tuples(value) for key, value in given.items() if key != "rows"}
         return cls(rows=tuple(map(Row.from_dict, given["rows"])), **values)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lepton_edge.latency import histogram
 from lepton_edge.measurement import (
     Accuracy,
     ClassResult,
@@ -97,7 +98,10 @@ def latency(seed: int, p50: float, n: int = 2000, **given: object) -> Latency:
         "batch": 1,
         "samples_ms": tuple(map(float, samples)),
     }
-    return Latency(**{**fields, **given})  # type: ignore[arg-type]
+    fields |= given
+    runs = np.array(fields["samples_ms"], np.float64)
+    fields.setdefault("histogram", histogram(runs) if runs.size else None)
+    return Latency(**fields)  # type: ignore[arg-type]
 
 
 def parity(max_abs: float, sqnr: float | None, status: str = "PASS", **given: object) -> Parity:

@@ -50,7 +50,7 @@ def command(
     from lepton_edge.report import text
 
     if len(subjects) == 1 and subjects[0].endswith(".json"):
-        result = _read(Path(subjects[0]))
+        result = report.read(subjects[0])
     elif data is None:
         raise errors.UsageError("A report needs evaluation data.", next="Name it with --data.")
     else:
@@ -68,24 +68,13 @@ def command(
         "status": failed[0].status if failed else "PASS",
         "exit_code": code,
         "reports": {form: str(path) for form, path in written.items()},
-        "report": result.as_dict() if json else None,
+        "report": json_module.loads(written["json"].read_text()) if json else None,
     }
     if json:
         return common.emit(document, True, str)
     text.show(result, sys.stdout)
     common.note(f"wrote {', '.join(map(str, written.values()))}")
     return code
-
-
-def _read(path: Path) -> Report:
-    from lepton_edge.measurement import Report
-
-    try:
-        return Report.from_dict(json_module.loads(path.read_text()))
-    except OSError as error:
-        raise errors.BadInput(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.BadInput(f"{str(path)!r} is no report of this version: {error!r}.") from None
 
 
 def _measure(

@@ -12,8 +12,6 @@ import numpy as np
 from lepton_edge.measurement import Accuracy, ClassResult, Latency, Report, Roc, Row
 from lepton_edge.report import _cells
 
-BINS = 40
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -38,33 +36,19 @@ def drawing(row: Row, report: Report, limits: Limits) -> dict[str, Any]:
 
 
 def _histogram(latency: Latency) -> dict[str, Any] | None:
-    """Counts over equal bins; what lies above the last is told, not drawn.
-
-    One slow run in a thousand would squeeze all others into one bin: the bins end at the 99.5th
-    percentile, or five times the spread of the middle 80 % above the median where that is less.
-    """
-    samples = np.asarray(latency.samples_ms, np.float64)
-    samples = samples[np.isfinite(samples)]
-    if not samples.size:
+    """Counts over equal bins; what lies above the last is told, not drawn."""
+    if (bins := latency.histogram) is None:
         return None
-    first = float(samples.min())
-    low, middle, high = np.quantile(samples, (0.1, 0.5, 0.9))
-    last = float(np.quantile(samples, 0.995, method="higher"))
-    if high > low:
-        last = min(last, float(middle + 5 * (high - low)))
-    if last <= first:  # every run took the same time: one bin around it
-        first, last = first * 0.99, first * 1.01 or 1.0
-    counts, edges = np.histogram(samples, BINS, (first, last))
-    above = int((samples > last).sum())
+    first, last = bins.edges_ms[0], bins.edges_ms[-1]
     marks = (("p50", latency.p50_ms), ("p90", latency.p90_ms), ("p99", latency.p99_ms))
-    note = f"{samples.size:,} runs."
-    if above:
-        note += f" {above:,} above {_cells.number(last)} ms are not drawn"
+    note = f"{latency.n:,} runs."
+    if bins.above:
+        note += f" {bins.above:,} above {_cells.number(last)} ms are not drawn"
         far = [f"{name} {_cells.number(value)}" for name, value in marks if value and value > last]
-        note += f" ({', '.join([*far, f'slowest {_cells.number(float(samples.max()))}'])} ms)."
+        note += f" ({', '.join([*far, f'slowest {_cells.number(latency.max_ms)}'])} ms)."
     return {
-        "edges": [_short(edge) for edge in edges],
-        "counts": counts.tolist(),
+        "edges": [_short(edge) for edge in bins.edges_ms],
+        "counts": list(bins.counts),
         "marks": [
             {"label": label, "x": _short(value)}
             for label, value in marks

@@ -1,4 +1,4 @@
-"""The report as JSON, schema 1 (docs/report-schema.md, report.schema.json)."""
+"""The report as JSON, schema 2 (docs/report-schema.md, report.schema.json)."""
 
 from __future__ import annotations
 

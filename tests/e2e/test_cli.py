@@ -107,7 +107,7 @@ def test_report(cli: Cli, artefacts: Path, few_images: Path, tmp_path: Path) -> 
                "-o", tmp_path)  # fmt: skip
     assert done.code == 0, done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "report.html", "report.json", "report.md",
+        "report.html", "report.json", "report.md", "report.samples.npz",
     ]  # fmt: skip
     again = cli("report", tmp_path / "report.json", "-o", tmp_path / "again")
     assert again.code == 0, again.err

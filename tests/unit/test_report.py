@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from lepton_edge import errors, measurement, report
+from lepton_edge.latency import BINS
 from lepton_edge.measurement import Report
+from lepton_edge.model import file_sha256
 from lepton_edge.report import _cells, _details, _summary, html, markdown, text
 from lepton_edge.report import json as json_form
 from tests import made_up_report as made_up
@@ -75,6 +77,7 @@ class Tags(HTMLParser):
 def test_write_names_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
     written = report.write(made_up.report(), tmp_path / "new", ("markdown", "json", "text"))
     assert {form: path.name for form, path in written.items()} == {
+        "samples": "report.samples.npz",
         "markdown": "report.md",
         "json": "report.json",
         "text": "report.txt",
@@ -82,6 +85,7 @@ def test_write_names_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "report.json",
         "report.md",
+        "report.samples.npz",
         "report.txt",
     ]
 
@@ -279,7 +283,10 @@ def test_json_reads_back_to_the_same_report() -> None:
     rendered = json_form.render(given)
     again = Report.from_dict(strictly(rendered))
     assert json_form.render(again) == rendered
-    assert again.rows[3] == given.rows[3]
+    latency = given.rows[3].latency
+    assert latency is not None
+    without_runs = dataclasses.replace(latency, samples_ms=())
+    assert again.rows[3] == dataclasses.replace(given.rows[3], latency=without_runs)
     assert isinstance(again.rows[3].accuracy, measurement.Accuracy)
 
 
@@ -288,6 +295,60 @@ def test_json_turns_what_is_not_finite_into_null() -> None:
     (failed,) = [row for row in document["rows"] if row["status"] == "FAIL(parity)"]
     assert failed["parity"]["outputs"][0]["max_abs"] is None
     assert failed["parity"]["outputs"][0]["relative"] is None
+
+
+def test_the_timed_runs_are_kept_beside_the_document(tmp_path: Path) -> None:
+    given = made_up.report()
+    written = report.write(given, tmp_path, ["json", "markdown"])
+    assert written["samples"] == tmp_path / "report.samples.npz"
+    document = strictly(written["json"].read_text())
+    assert document["samples"]["file"] == "report.samples.npz"
+    assert document["samples"]["sha256"] == file_sha256(written["samples"])
+    assert "samples_ms" not in document["rows"][0]["latency"]
+    again = report.read(written["json"])
+    for before, after in zip(given.rows, again.rows, strict=True):
+        if before.latency is not None and after.latency is not None:
+            assert after.latency.samples_ms == pytest.approx(before.latency.samples_ms, abs=1e-6)
+    report.write(again, tmp_path / "again", ["json", "markdown"])
+    for name in ("report.md", "report.json", "report.samples.npz"):  # byte by byte
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_many_runs_make_no_large_document(tmp_path: Path) -> None:
+    rows = [
+        made_up.row("a", "torch", "onnx", "fp32", latency=made_up.latency(1, 0.1, n=100_000)),
+        made_up.row("b", "torch", "onnx", "int8", latency=made_up.latency(2, 0.1, n=100_000)),
+    ]
+    written = report.write(made_up.report(rows=rows), tmp_path, ["json"])
+    assert written["json"].stat().st_size < 20_000
+    assert written["samples"].stat().st_size < 3 * 200_000
+
+
+def test_a_document_without_its_runs_says_so_and_draws_the_same(tmp_path: Path) -> None:
+    written = report.write(made_up.report(), tmp_path, ["json"])
+    whole = report.read(written["json"])
+    written["samples"].unlink()
+    alone = report.read(written["json"])
+    assert "report.samples.npz" in alone.notes[-1]
+    for before, after in zip(whole.rows, alone.rows, strict=True):
+        limits = _details.Limits()
+        assert _details.drawing(before, whole, limits) == _details.drawing(after, alone, limits)
+    again = report.write(alone, tmp_path / "again", ["json"])
+    assert "samples" not in again
+    assert strictly(again["json"].read_text())["samples"] is None
+
+
+def test_runs_of_another_report_and_another_schema_are_refused(tmp_path: Path) -> None:
+    written = report.write(made_up.report(), tmp_path, ["json"])
+    written["samples"].write_bytes(b"PK" + bytes(100))
+    with pytest.raises(errors.BadInput, match="not the file that the report lists"):
+        report.read(written["json"])
+    document = {**strictly(written["json"].read_text()), "schema": 1}
+    written["json"].write_text(json.dumps(document))
+    with pytest.raises(errors.BadInput, match="schema 1"):
+        report.read(written["json"])
+    with pytest.raises(errors.BadInput, match="Cannot read"):
+        report.read(tmp_path / "absent.json")
 
 
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
@@ -300,6 +361,7 @@ OBJECTS = {
     "class_result": measurement.ClassResult,
     "roc": measurement.Roc,
     "latency": measurement.Latency,
+    "histogram": measurement.Histogram,
 }
 _TYPES = {
     "object": dict, "array": list, "string": str, "number": (int, float), "integer": int,
@@ -354,13 +416,13 @@ def test_the_check_of_the_schema_can_fail() -> None:
     document["rows"][1]["latency"]["p50_ms"] = "1"
     document["rows"][2]["extra"] = 1
     del document["rows"][3]["name"]
-    document["schema"] = 2
+    document["schema"] = 1
     assert len(problems(document, SCHEMA)) == 5
 
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_schema_and_page_document_exactly_the_fields(name: str) -> None:
-    fields = {field.name for field in dataclasses.fields(OBJECTS[name])}
+    fields = {field.name for field in dataclasses.fields(OBJECTS[name])} - {"samples_ms"}
     schema = SCHEMA if name == "report" else SCHEMA["$defs"][name]
     assert set(schema["properties"]) == set(schema["required"]) == fields
     documented = (ROOT / "docs" / "report-schema.md").read_text()
@@ -535,14 +597,14 @@ def test_the_histogram_counts_every_run_or_says_which_are_not_drawn() -> None:
     bins = drawing["histogram"]
     above = sum(sample > bins["edges"][-1] for sample in found.samples_ms)
     assert sum(bins["counts"]) + above == pytest.approx(2000, abs=1)
-    assert len(bins["edges"]) == len(bins["counts"]) + 1 == _details.BINS + 1
+    assert len(bins["edges"]) == len(bins["counts"]) + 1 == BINS + 1
     assert "2,000 runs. " in bins["note"]
     assert "are not drawn" in bins["note"]
 
 
 def test_equal_samples_make_a_histogram_too() -> None:
     row = made_up.row(
-        "a", "torch", "onnx", "fp32", latency=made_up.latency(0, 1.0, samples_ms=(2.0,) * 9)
+        "a", "torch", "onnx", "fp32", latency=made_up.latency(0, 1.0, n=9, samples_ms=(2.0,) * 9)
     )
     bins = _details.drawing(row, made_up.report(), _details.Limits())["histogram"]
     assert sum(bins["counts"]) == 9
@@ -550,7 +612,9 @@ def test_equal_samples_make_a_histogram_too() -> None:
 
 def test_a_long_tail_does_not_squeeze_the_histogram() -> None:
     samples = tuple(1 + 0.0001 * i for i in range(970)) + (50.0,) * 30
-    found = made_up.latency(0, 1.0, samples_ms=samples, p50_ms=1.05, p90_ms=1.09, p99_ms=50.0)
+    found = made_up.latency(
+        0, 1.0, n=1000, samples_ms=samples, p50_ms=1.05, p90_ms=1.09, p99_ms=50.0, max_ms=50.0
+    )
     row = made_up.row("a", "torch", "onnx", "fp32", latency=found)
     bins = _details.drawing(row, made_up.report(), _details.Limits())["histogram"]
     assert bins["edges"][-1] < 2
