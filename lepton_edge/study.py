@@ -90,7 +90,7 @@ def convert_all(
                 to=case.format,
                 precision=case.precision,
                 output=folder / case.name.replace(" ", "-"),
-                calib=calib if case.precision == "int8" else None,
+                calib=calib if case.precision in ("int8", "int8-mixed") else None,
                 data=data,
                 preprocess=case.preprocess,
                 options=case.options,

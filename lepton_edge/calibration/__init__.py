@@ -12,18 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lepton_edge.calibration.dialects import Dialect, load
+    from lepton_edge.calibration.mixed import quantize_mixed
     from lepton_edge.calibration.observe_onnx import Data
     from lepton_edge.calibration.observe_tflite import ranges_for_tflite
     from lepton_edge.calibration.onnx_quantizer import quantize_onnx
     from lepton_edge.calibration.tuning import Tuning
 
-__all__ = ["Data", "Dialect", "Tuning", "load", "quantize_onnx", "ranges_for_tflite"]
+__all__ = [
+    "Data",
+    "Dialect",
+    "Tuning",
+    "load",
+    "quantize_mixed",
+    "quantize_onnx",
+    "ranges_for_tflite",
+]
 
 _HOME = {
     "Data": "observe_onnx",
     "Dialect": "dialects",
     "load": "dialects",
     "Tuning": "tuning",
+    "quantize_mixed": "mixed",
     "quantize_onnx": "onnx_quantizer",
     "ranges_for_tflite": "observe_tflite",
 }

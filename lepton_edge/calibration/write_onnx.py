@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lepton_edge.calibration.dialects import Dialect
-from lepton_edge.calibration.graph import Graph
+from lepton_edge.calibration.graph import Graph, attribute
 from lepton_edge.calibration.grid import QParams
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.model import Array
@@ -16,6 +16,7 @@ from lepton_edge.model import Array
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+GREEDY = ("Conv", "ConvTranspose", "Gemm")  # onnxruntime quantises their float weights itself
 BIAS_LIMIT = 2.0**30  # half of int32: the other half is left to the sum of products
 
 
@@ -115,6 +116,11 @@ class _Writer:
                 self._constant(name)
             node.input[index] = f"{name}_dq"
         if weight is None:
+            if (
+                node.op_type in ("Conv", "ConvTranspose", "Gemm")
+                and node.name not in self.plan.ints
+            ):
+                self._keep_float(node)
             return
         source = node.input[0].removesuffix("_dq")
         node.input[1] = self._stored(f"{node.name}_weight", weight.codes, weight.params)
@@ -132,6 +138,38 @@ class _Writer:
                 node.input[2] = name
             else:
                 node.input.append(name)
+
+    def _keep_float(self, node: NodeProto) -> None:
+        """Reads the input through a scale for each channel, all of them equal.
+
+        onnxruntime (WeightBiasQuantization) quantises float weights, per tensor, of a layer between
+        a DequantizeLinear with one scale and a QuantizeLinear.
+        """
+        from onnx import helper
+
+        name = node.input[0].removesuffix("_dq")
+        weight = self.graph.constants.get(node.input[1])
+        if name == node.input[0] or weight is None:
+            return
+        params = self.quantized.activations[self.plan.root(name)]
+        channels = weight.shape[0]
+        if node.op_type == "Conv":
+            channels = weight.shape[1] * attribute(node, "group", 1)
+        elif node.op_type == "Gemm" and attribute(node, "transB", 0):
+            channels = weight.shape[1]
+        node.input[0] = f"{node.name}_in"
+        scale, zero = f"{node.name}_in_scale", f"{node.name}_in_zero"
+        self.constants[scale] = np.full(channels, params.scale)
+        self.constants[zero] = np.full(channels, params.zero_point)
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{name}_q", scale, zero],
+                [node.input[0]],
+                node.input[0],
+                axis=1,
+            )
+        )
 
     def _stored(self, name: str, codes: Array, params: QParams) -> str:
         return self._dequantized(name, codes, params.scale, params.zero_point, params.axis)

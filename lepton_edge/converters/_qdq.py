@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import calibration, devices
+from lepton_edge import calibration, devices, errors
 from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.model import Signature
@@ -47,8 +48,38 @@ def cache() -> Path:
     return Path(root) / "lepton-edge" / "calibration"
 
 
+STATIC = ("int8", "int8-mixed")
+
+
+@dataclass(frozen=True)
+class Options(Tuning):
+    """`mixed_db` is the SQNR that int8-mixed keeps at the outputs, by leaving layers in float."""
+
+    mixed_db: float = 28.0
+
+
+def check(precision: str, calibration: Samples | None, quantizer: str) -> None:
+    """Raises `UsageError` for int8 without data, and for what a library's quantiser cannot do."""
+    if precision in STATIC and calibration is None:
+        raise errors.UsageError(
+            f"{precision} needs real inputs to find the ranges of activations.",
+            next="Give training samples with --calib, or ask for int8-dynamic or fp16.",
+        )
+    if precision == "int8-mixed" and quantizer == "library":
+        raise errors.UsageError(
+            "int8-mixed is made by this project's own quantiser only.",
+            next="Leave the option quantizer=library out.",
+        )
+
+
 def quantize(
-    made: floats.FloatOnnx, samples: Samples, dialect: str, tuning: Tuning, folder: Path
+    made: floats.FloatOnnx,
+    samples: Samples,
+    dialect: str,
+    options: Options,
+    folder: Path,
+    *,
+    precision: str,
 ) -> tuple[floats.FloatOnnx, dict[str, Any]]:
     """The graph with Q/DQ pairs, and the record of the calibration. `folder` takes temporary files.
 
@@ -59,19 +90,22 @@ def quantize(
     source, result = folder / ".float.onnx", folder / ".qdq.onnx"
     try:
         floats.save(made.proto, source)
-        done = calibration.quantize_onnx(
-            source,
-            result,
-            calibration_data(samples, made.signature),
-            calibration.load(dialect),
-            tuning,
-            cache=cache(),
-        )
+        data = calibration_data(samples, made.signature)
+        subject = (source, result, data, calibration.load(dialect), options)
+        if precision == "int8-mixed":
+            done = calibration.quantize_mixed(*subject, target_db=options.mixed_db, cache=cache())
+        else:
+            done = calibration.quantize_onnx(*subject, cache=cache())
         proto = onnx.load(str(result))
     finally:
         for part in folder.glob(".float.onnx*"):
             part.unlink()
         result.unlink(missing_ok=True)
-    step = {"step": "int8", "tool": "lepton-edge", "quantize_nodes": done.pop("int8_nodes"), **done}
-    record = {"n": len(samples), "fingerprint": fingerprint(samples), "ranges": tuning.ranges}
+    step = {
+        "step": precision,
+        "tool": "lepton-edge",
+        "quantize_nodes": done.pop("int8_nodes"),
+        **done,
+    }
+    record = {"n": len(samples), "fingerprint": fingerprint(samples), "ranges": options.ranges}
     return made.then(proto, step, "onnxruntime"), record

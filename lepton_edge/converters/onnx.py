@@ -1,4 +1,4 @@
-"""Any source to ONNX: float32, float16, int8 (static) and int8-dynamic, for ONNX Runtime."""
+"""Any source to ONNX, for ONNX Runtime: float32, float16, int8, int8-mixed and int8-dynamic."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Literal
 
 from lepton_edge import errors
 from lepton_edge.artifact import Artifact
-from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic")
+PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, "int8-dynamic")
 
 
 @dataclass(frozen=True)
-class Options(Tuning):
+class Options(_qdq.Options):
     """`batch` is fixed in the file, or `dynamic`. `opset` is 17 by default, 18 with dynamo.
 
     `exporter` is torch.onnx's, for PyTorch sources: both agree with the source to 1e-6, torchscript
@@ -68,11 +67,7 @@ def convert(
     reason = refuses(model.framework, target.precision)
     if reason is not None:
         raise errors.CannotConvert(f"Cannot convert to {target}: {reason}.")
-    if target.precision == "int8" and calibration is None:
-        raise errors.UsageError(
-            "int8 needs real inputs to find the ranges of activations.",
-            next="Give training samples with --calib, or ask for int8-dynamic.",
-        )
+    _qdq.check(target.precision, calibration, options.quantizer)
     made = floats.export(
         model,
         out,
@@ -86,11 +81,13 @@ def convert(
         from lepton_edge.converters._onnx_half import to_half
 
         made = made.then(*to_half(made.proto), "onnxruntime")
-    elif target.precision == "int8":
+    elif target.precision in _qdq.STATIC:
         assert calibration is not None
         if options.quantizer == "lepton":
             dialect = options.dialect or _dialect(target.device)
-            made, record = _qdq.quantize(made, calibration, dialect, options, out)
+            made, record = _qdq.quantize(
+                made, calibration, dialect, options, out, precision=target.precision
+            )
         else:
             from lepton_edge.converters import _onnx_int8
 

@@ -11,18 +11,17 @@ from typing import Any, Literal
 
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
-from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", *_qdq.STATIC)
 
 
 @dataclass(frozen=True)
-class Options(Tuning):
+class Options(_qdq.Options):
     """`batch` is fixed in the file, or `dynamic`.
 
     `through` is the way from the source: `onnx` exports it to ONNX first, `direct` gives it to
@@ -57,7 +56,7 @@ def refuses(framework: str, precision: str) -> str | None:
 def missing(framework: str, precision: str) -> list[str]:
     """The libraries that the pair needs and that are not installed."""
     lacking = plugins.absent("openvino")
-    through_onnx = precision == "int8" or framework in floats.TORCH
+    through_onnx = precision in _qdq.STATIC or framework in floats.TORCH
     return lacking + (floats.missing(framework) if through_onnx else [])
 
 
@@ -76,15 +75,11 @@ def convert(
     reason = refuses(model.framework, target.precision)
     if reason is not None:
         raise errors.CannotConvert(f"Cannot convert to {target}: {reason}.")
-    if target.precision == "int8" and calibration is None:
-        raise errors.UsageError(
-            "int8 needs real inputs to find the ranges of activations.",
-            next="Give training samples with --calib, or ask for fp16.",
-        )
+    _qdq.check(target.precision, calibration, options.quantizer)
     # OpenVINO and NNCF would fork a process to send usage data; both do without this module.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     ov = floats.backend("openvino", "OpenVINO", "openvino")
-    own = target.precision == "int8" and options.quantizer == "lepton"
+    own = target.precision in _qdq.STATIC and options.quantizer == "lepton"
     if own:
         _refuse_foreign(options)
     through = options.through or ("onnx" if own or model.framework in floats.TORCH else "direct")
@@ -105,7 +100,9 @@ def convert(
             assert calibration is not None
             vnni = _qdq.has_vnni(target.device)
             dialect = "openvino_avx2" if vnni is False else "openvino"
-            made, record = _qdq.quantize(made, calibration, dialect, options, out)
+            made, record = _qdq.quantize(
+                made, calibration, dialect, options, out, precision=target.precision
+            )
         steps, versions = made.steps, {**made.versions, **versions}
         native = _from_onnx(ov, made.proto, out)
     else:

@@ -1,0 +1,127 @@
+"""Which layer int8 damages is found, and int8-mixed keeps just such layers in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="pip install 'lepton-edge[onnx]'")
+pytest.importorskip("onnxruntime", reason="pip install 'lepton-edge[onnx]'")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from lepton_edge import calibration, errors  # noqa: E402
+from lepton_edge.calibration import mixed, sensitivity  # noqa: E402
+from lepton_edge.calibration.graph import session  # noqa: E402
+from lepton_edge.calibration.onnx_quantizer import Work  # noqa: E402
+
+RNG = np.random.default_rng(3)
+VNNI = calibration.load("ort_x86_vnni")
+
+
+def images() -> calibration.Data:
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        rng = np.random.default_rng(4)
+        for _ in range(24):
+            yield {"x": rng.standard_normal((8, 3, 12, 12)).astype(np.float32)}
+
+    return calibration.Data(feeds, "normal, seed 4")
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Six convolutions; between c1 and the depthwise c2, channels differ a thousandfold."""
+    spread = np.geomspace(1, 1000, 8).astype(np.float32)
+    weights = {
+        "w0": RNG.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "w1": RNG.standard_normal((8, 8, 1, 1)).astype(np.float32) * spread[:, None, None, None],
+        "w2": RNG.standard_normal((8, 1, 3, 3)).astype(np.float32) / spread[:, None, None, None],
+        **{f"w{i}": RNG.standard_normal((8, 8, 1, 1)).astype(np.float32) for i in (3, 4, 5)},
+    }
+    nodes, tensor = [], "x"
+    for index in range(6):
+        group = 8 if index == 2 else 1
+        size = weights[f"w{index}"].shape[-1]
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [tensor, f"w{index}"],
+                [f"c{index}"],
+                f"c{index}",
+                group=group,
+                pads=[size // 2] * 4,
+            )
+        )
+        tensor = f"c{index}"
+        if index in (0, 3):
+            nodes.append(helper.make_node("Relu", [tensor], [f"r{index}"], f"r{index}"))
+            tensor = f"r{index}"
+    graph = helper.make_graph(
+        nodes,
+        "damaged",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
+        [helper.make_tensor_value_info("c5", TensorProto.FLOAT, ["N", 8, 12, 12])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    path = tmp_path / "damaged.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+PLAIN = calibration.Tuning(equalize=False, calibration_threads=1)
+
+
+def test_the_damaged_layer_comes_first(damaged: Path) -> None:
+    layers = sensitivity.rank(Work(damaged, images(), VNNI, PLAIN, cache=None))
+    assert {layer.node for layer in layers} == {f"c{index}" for index in range(6)}
+    # The tensor between them: whoever rounds it does the damage, as writer or as reader.
+    assert {layers[0].node, layers[1].node} == {"c1", "c2"}
+    assert layers[0].share + layers[1].share > 0.5
+    assert sum(layer.share for layer in layers) == pytest.approx(1)
+    assert [layer.share for layer in layers] == sorted((x.share for x in layers), reverse=True)
+    assert all(layer.float_us and layer.float_us > 0 for layer in layers)
+
+
+@pytest.mark.parametrize("name", ["ort_x86_vnni", "ort_arm", "openvino", "tensorrt"])
+def test_mixed_reaches_the_target_with_few_layers_in_float(
+    damaged: Path, tmp_path: Path, name: str
+) -> None:
+    out, dialect = tmp_path / "mixed.onnx", calibration.load(name)
+    whole = tmp_path / "int8.onnx"
+    calibration.quantize_onnx(damaged, whole, images(), dialect, PLAIN)
+    record = calibration.quantize_mixed(damaged, out, images(), dialect, PLAIN, target_db=30.0)
+    assert record["kept_in_float"][0] in ("c1", "c2")
+    assert 1 <= len(record["kept_in_float"]) <= 3
+    assert len(record["evaluations"]) <= mixed.EVALUATIONS
+    judge = sensitivity.Judge(
+        Work(damaged, images(), dialect, PLAIN, cache=None), first=0, samples=64
+    )
+    assert judge(onnx.load(whole)).sqnr_db < 20
+    assert judge(onnx.load(out)).sqnr_db > 29
+    assert record["int8_nodes"] >= 3
+
+
+def test_a_layer_kept_in_float_keeps_its_weights_in_the_runtime(
+    damaged: Path, tmp_path: Path
+) -> None:
+    """onnxruntime would quantise them, one scale for all channels, between two integer layers."""
+    out = tmp_path / "kept.onnx"
+    options = calibration.Tuning(equalize=False, keep_float=("c1", "c3"))
+    calibration.quantize_onnx(damaged, out, images(), VNNI, options)
+    feeds = next(iter(images().feeds()))
+    model = onnx.load(out)
+    plain, optimised = (
+        session(model, level=level).run(None, dict(feeds))[0] for level in ("none", "all")
+    )
+    # Sums in another order move single codes; per-tensor weights would cost 20 dB.
+    assert ((plain - optimised) ** 2).sum() < 1e-3 * (plain**2).sum()
+
+
+def test_a_target_out_of_reach_is_an_error(damaged: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mixed.onnx"
+    with pytest.raises(errors.CannotConvert, match=r"int8-mixed reaches .* not 150 dB"):
+        calibration.quantize_mixed(damaged, out, images(), VNNI, PLAIN, target_db=150.0)
+    assert not out.exists()
