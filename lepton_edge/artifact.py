@@ -246,26 +246,46 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed onto it when the block ends well.
 
     Whatever stood at `path` stays untouched if the block fails, and nothing is left behind. For a
-    folder, the block creates a folder at the temporary name.
+    folder, the block creates a folder at the temporary name. Raises `UsageError` where `path`
+    cannot be written, its folders included.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    made: list[Path] = []
+    try:
+        made += [each for each in (path.parent, *path.parent.parents) if not each.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _remove_empty(made)
+        raise _unwritable(path, error) from None
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _swap(temporary, path)
         except OSError as error:
             if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
                 raise
-            raise errors.UsageError(
-                f"Cannot write {str(path)!r}: {error.strerror or error}.",
-                next="Nothing was changed there; choose another place or free some space.",
-            ) from None
-    finally:
+            raise _unwritable(path, error) from None
+    except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
+        _remove_empty(made)
+        raise
+
+
+def _unwritable(path: Path, error: OSError) -> errors.UsageError:
+    return errors.UsageError(
+        f"Cannot write {str(path)!r}: {error.strerror or error}.",
+        next="Nothing was changed there; choose another place or free some space.",
+    )
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """The folders, innermost first, as far as they are there and hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _swap(new: Path, old: Path) -> None:

@@ -216,6 +216,8 @@ def test_a_folder_that_is_no_artefact_is_not_replaced(cli: Cli, tmp_path: Path) 
 def test_a_place_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     refused(cli("convert", *MODEL, "--to", "onnx", "-o", tmp_path / "file" / "out"), 2, "write")
+    nowhere = "/proc/no/such/place"  # not even root can make a folder there
+    refused(cli("convert", *MODEL, "--to", "onnx", "-o", nowhere), 2, "write", nowhere)
 
 
 def test_a_full_disk(cli: Cli, tmp_path: Path) -> None:

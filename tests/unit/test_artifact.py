@@ -116,6 +116,28 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None
         temporary.write_text("never")
 
 
+def test_a_place_whose_folders_cannot_be_made_is_a_usage_error() -> None:
+    """In /proc no folder can be made, not even by root; the error names an ancestor there."""
+    place = Path("/proc/no/such/place")
+    if not Path("/proc/self").exists():
+        pytest.skip("needs Linux's /proc")
+    with (
+        pytest.raises(errors.UsageError, match="Cannot write '/proc/no/such/place'"),
+        replacing(place) as temporary,
+    ):
+        temporary.write_text("never")
+
+
+def test_folders_made_on_the_way_go_when_the_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a" / "b" / "c") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    with replacing(tmp_path / "a" / "b" / "c") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "a" / "b" / "c").read_text() == "whole"
+
+
 @pytest.mark.parametrize("text", ["x", "x=", "x=1xa", "x=1x0", "=1x2", "x=1:floaty"])
 def test_a_malformed_input_is_refused(text: str) -> None:
     with pytest.raises(errors.UsageError, match="Write it as"):
