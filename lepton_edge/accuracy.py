@@ -41,6 +41,7 @@ def evaluate(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
     seed: int = 0,
     time_limit_s: float = 3600.0,
     memory_limit_mb: int | None = None,
@@ -51,7 +52,8 @@ def evaluate(
     `max_drop` is the budget: `1pt` (points, for rates) or `1%` (of the baseline's value).
     `baseline` may be `Scores`, or the path of a *.scores.npz, instead of a subject to run; a
     subject runs on the CPU with its runtime's own options. `limit` draws that many samples with
-    `seed`; `output` names the output where there are several.
+    `seed`; `output` names the output where there are several. `on` runs the subject, an artefact,
+    on another machine (`ssh://user@host[:port]`); the baseline and the metric are computed here.
     """
     if max_drop is not None:
         if baseline is None:
@@ -77,7 +79,7 @@ def evaluate(
         reference = Scores.load(Path(str(baseline)))
     elif baseline is not None:
         reference = score(baseline, prepared(baseline, subject), **job)
-    found = score(subject, prepared(subject, *others), device=device, options=options, **job)
+    found = score(subject, prepared(subject, *others), device=device, options=options, on=on, **job)
     return judge(found, reference, max_drop=max_drop, seed=seed)
 
 
@@ -90,6 +92,7 @@ def score(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
     time_limit_s: float = 3600.0,
     memory_limit_mb: int | None = None,
 ) -> Scores:
@@ -106,6 +109,7 @@ def score(
             device=device,
             threads=threads,
             options=dict(options or {}),
+            on=on,
             time_limit_s=time_limit_s,
             memory_limit_mb=memory_limit_mb,
         )

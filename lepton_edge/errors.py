@@ -4,6 +4,8 @@ EdgeError               1  internal: a defect of ours
 ├── UsageError          2  the request is malformed or contradicts itself
 ├── GateFailed          3  parity or accuracy is outside what was allowed, or undecided
 ├── BackendMissing      4  a library, runtime or device that was asked for is not there
+│   └── DeviceError     4  a device cannot be reached, was lost, or cannot take the work
+│       └── DeviceBusy  4  another run has the device
 ├── PlacementError      5  less ran on the accelerator than was asked
 ├── UnstableMeasurement 6  clock or latency drifted: the number would not be worth printing
 ├── CannotConvert       7  the format or backend cannot express the model
@@ -54,6 +56,14 @@ class BackendMissing(EdgeError):
     kind = "backend-missing"
 
 
+class DeviceError(BackendMissing):
+    kind = "device"
+
+
+class DeviceBusy(DeviceError):
+    kind = "device-busy"
+
+
 class PlacementError(EdgeError):
     exit_code = 5
     kind = "placement"
@@ -89,6 +99,8 @@ def from_dict(error: dict[str, str | None]) -> EdgeError:
         UsageError,
         GateFailed,
         BackendMissing,
+        DeviceError,
+        DeviceBusy,
         PlacementError,
         UnstableMeasurement,
         CannotConvert,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import errors, options, plugins, sources
+from lepton_edge import errors, options, plugins, remote, sources
 from lepton_edge.artifact import NAME, SUFFIXES, Artifact, open_artifact
 from lepton_edge.model import ModelSource, TensorSpec
 from lepton_edge.samples import Samples, open_samples
@@ -27,14 +27,19 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
 ) -> Session:
     """An open `Session` on `subject`; checksums of an artefact are verified first.
 
     `subject` is an artefact's folder, an exported file, or a model that PyTorch or TensorFlow runs
-    as the reference (`weights` and `inputs` as in `ModelSource`). `options` are the runtime's.
+    as the reference (`weights` and `inputs` as in `ModelSource`). `options` are the runtime's. `on`
+    opens an artefact on another machine: `ssh://user@host[:port]`.
     """
     artifact = as_artifact(subject, weights=weights, inputs=inputs)
-    return open_session(artifact, device=device, threads=threads, given=options or {})
+    given = options or {}
+    if on is not None:
+        return remote.open_session(artifact, on, device=device, threads=threads, given=given)
+    return open_session(artifact, device=device, threads=threads, given=given)
 
 
 def open_session(

@@ -76,6 +76,7 @@ def verify(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
     time_limit_s: float = 1800.0,
     memory_limit_mb: int | None = None,
 ) -> Parity:
@@ -83,6 +84,7 @@ def verify(
 
     A failed comparison is a `Parity` with the status FAIL(parity) and reasons, no exception.
     `device`, `threads` and `options` are for the artefact's runtime; the source runs on the CPU.
+    `on` runs the artefact on another machine (`ssh://user@host[:port]`), the source here.
     """
     source = ModelSource(source) if isinstance(source, str) else source
     artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
@@ -114,6 +116,7 @@ def verify(
             device=device,
             threads=threads,
             options=dict(options or {}),
+            on=on,
             **limits,
         )
         where = "example inputs (seeded random)" if data is None else str(data.as_dict()["path"])

@@ -57,7 +57,7 @@ class Session(ABC):
                 f" {list(file_outputs)}; its artifact.json names others."
             )
         ordered = [by_tensor[name] for name in file_inputs]
-        for binding, own in zip(ordered, signature.inputs, strict=True):
+        for binding, own in zip(ordered, signature.inputs):
             wanted = specs[binding.name]
             # Some files do not tell how many dimensions there are: () then.
             stored = binding.dtype or wanted.dtype
@@ -130,7 +130,9 @@ class Session(ABC):
         if self._plain_names is not None:
             if len(results) == 1:
                 return {self._plain_names[0]: results[0]}
-            return dict(zip(self._plain_names, results, strict=True))
+            if len(results) != len(self._plain_names):
+                raise ValueError(f"{len(results)} outputs for {list(self._plain_names)}")
+            return dict(zip(self._plain_names, results))
         return {
             name: results[position] if convert is None else convert(results[position])
             for name, position, convert in self.__outputs
@@ -164,7 +166,7 @@ class Session(ABC):
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
-        want is None or size == want for size, want in zip(shape, wanted, strict=True)
+        want is None or size == want for size, want in zip(shape, wanted)
     )
 
 

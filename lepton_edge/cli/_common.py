@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,15 @@ PreprocessText = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the runtime computes.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run the artefact on another machine: ssh://user@host[:port][?python=PATH&folder=PATH]."
+        " It needs Python 3.8, numpy and one runtime.",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for a device that is in use.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Runtime threads.")]
 TimeLimit = Annotated[float, typer.Option(min=1, help="Seconds that one job may take.")]
 MemoryLimit = Annotated[int | None, typer.Option(min=64, help="Megabytes that one job may use.")]
@@ -105,6 +115,18 @@ def pairs(texts: Iterable[str] | None) -> dict[str, str]:
 def split(text: str) -> list[str]:
     """A comma-separated list without empty items."""
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def address(on: str | None, wait: bool) -> str | None:
+    """The device as named on the command line, checked before anything else is done."""
+    from lepton_edge.devices.transports import Address
+
+    if on is None:
+        if wait:
+            raise errors.UsageError("--wait is for a device.", next="Name it with --on.")
+        return None
+    found = Address.parse(on)
+    return replace(found, wait=wait or found.wait).text()
 
 
 def emit(document: dict[str, Any], as_json: bool, text: Callable[[], str]) -> int:

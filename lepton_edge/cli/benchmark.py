@@ -28,6 +28,8 @@ def command(
     max_latency: Annotated[
         float | None, typer.Option(help="Fail (exit 3) where p50 is not surely below, in ms.")
     ] = None,
+    on: common.On = None,
+    wait: common.Wait = False,
     time_limit: common.TimeLimit = 1800.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
@@ -44,6 +46,7 @@ def command(
         device=device,
         threads=threads,
         options=common.pairs(option),
+        on=common.address(on, wait),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )

@@ -29,6 +29,8 @@ def command(
     fail_if_slower: Annotated[
         bool, typer.Option("--fail-if-slower", help="Exit code 3 where B is slower.")
     ] = False,
+    on: common.On = None,
+    wait: common.Wait = False,
     time_limit: common.TimeLimit = 1800.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
@@ -51,6 +53,7 @@ def command(
         threads=threads,
         a_options=options,
         b_options=options if b_option is None else common.pairs(b_option),
+        on=common.address(on, wait),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )

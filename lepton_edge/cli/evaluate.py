@@ -30,6 +30,8 @@ def command(
     threads: common.Threads = None,
     option: common.OptionTexts = None,
     seed: common.Seed = 0,
+    on: common.On = None,
+    wait: common.Wait = False,
     time_limit: common.TimeLimit = 3600.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
@@ -57,6 +59,7 @@ def command(
         threads=threads,
         options=common.pairs(option),
         seed=seed,
+        on=common.address(on, wait),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )

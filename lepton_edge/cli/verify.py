@@ -18,6 +18,8 @@ def command(
     samples: Annotated[int, typer.Option(min=1, help="Samples to compare on.")] = 64,
     weights: common.Weights = None,
     inputs: common.Inputs = None,
+    on: common.On = None,
+    wait: common.Wait = False,
     time_limit: common.TimeLimit = 1800.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
@@ -36,6 +38,7 @@ def command(
         opened,
         data=common.samples(data, opened.preprocess),
         n=samples,
+        on=common.address(on, wait),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )

@@ -1,28 +1,20 @@
-"""The job `benchmark`: load, first inference, warm-up, then single-stream latency, run by run."""
+"""The job `benchmark`: the protocol of `lepton_edge.timing` on one subject."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import itertools
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from lepton_edge import context, errors, loading, sources
+from lepton_edge import errors, loading, remote, sources, timing
 from lepton_edge.artifact import Artifact
 from lepton_edge.model import Array, Signature, random_feeds
 from lepton_edge.samples import batch_size, batches, limit, open_samples
 from lepton_edge.session import Session
 
-WARMUP_RUNS = 10
-SETTLED = 0.05  # the last five medians lie within it
-SLICE_S = 0.1  # of warm-up, whose median is taken
-PATIENCE_S = 10.0  # beyond the least warm-up
 FEEDS = 8  # distinct inputs, in rotation
-_BLOCK = bytes(16384)
+RANDOM = "random input (seeded)"
 
 
 def run(
@@ -36,43 +28,54 @@ def run(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
+    there: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures at least `runs` runs and `seconds`; every run's nanoseconds go to `out` (.npy).
 
-    Python's garbage collector is off while runs are timed, as in timeit.
+    `there` has the limits of the process on the device `on`: `limit_s` and `memory_mb`.
     """
     artifact = loading.from_json(subject)
-    before = context.capture()
-    start = time.perf_counter_ns()
-    with loading.load(artifact, device=device, threads=threads, options=options) as session:
-        load_ns = time.perf_counter_ns() - start
-        feeds, inputs = _inputs(artifact, session.signature, data)
-        start = time.perf_counter_ns()
-        session.run(feeds[0])
-        first_ns = time.perf_counter_ns() - start
-        gc.collect()
-        gc.disable()
-        warmup_n, settled = _warm_up(session, feeds, warmup_s)
-        clock = _clock_ns()
-        timed = _measure(session, feeds, runs, seconds)
-        clock_drift = _clock_ns() / clock - 1
-        gc.enable()
-        facts = session.facts
-        batch = len(next(iter(feeds[0].values())))
-    np.save(out, timed)
-    return {
-        "load_ms": load_ns / 1e6,
-        "first_ms": first_ns / 1e6,
-        "warmup_n": warmup_n,
-        "settled": settled,
-        "clock_drift": clock_drift,
-        "batch": batch,
-        "inputs": inputs,
-        "peak_rss_mb": context.peak_rss_mb(),
-        "facts": facts,
-        "context": before,
-        "frequency_after_mhz": context.capture(())["cpu"]["frequency_mhz"],
-    }
+    given = options or {}
+    if on is not None:
+        feeds: list[dict[str, Array]] = []
+        text = RANDOM
+        if data is not None:
+            signature = artifact.signature
+            if signature is None:
+                with loading.load(artifact, device=device, options=given, on=on) as session:
+                    signature = session.signature
+            feeds, text = _inputs(artifact, signature, data)
+        found, taken = remote.benchmark(
+            artifact,
+            on,
+            feeds,
+            device=device,
+            threads=threads,
+            given=given,
+            runs=runs,
+            seconds=seconds,
+            warmup_s=warmup_s,
+            limits=there or {"limit_s": 1800.0, "memory_mb": None},
+        )
+        np.save(out, taken)
+        return {**found, "inputs": text}
+    where: list[str] = []
+
+    def inputs(session: Session) -> list[dict[str, Array]]:
+        feeds, text = _inputs(artifact, session.signature, data)
+        where.append(text)
+        return feeds
+
+    found, taken = timing.timed(
+        lambda: loading.load(artifact, device=device, threads=threads, options=given),
+        inputs,
+        runs=runs,
+        seconds=seconds,
+        warmup_s=warmup_s,
+    )
+    np.save(out, taken)
+    return {**found, "inputs": where[0]}
 
 
 def _inputs(
@@ -92,59 +95,4 @@ def _inputs(
         return found, f"{data['path']}, {len(found)} batches in rotation"
     if artifact.model is not None:
         return [dict(sources.load(artifact.model).example(batch))], "example input (seeded)"
-    return [random_feeds(signature.inputs, batch)], "random input (seeded)"
-
-
-def _warm_up(session: Session, feeds: list[dict[str, Array]], least_s: float) -> tuple[int, bool]:
-    """Runs until the medians of the last five slices lie within 5 %; whether they came to."""
-    count = 0
-    medians: list[float] = []
-    begin = time.perf_counter()
-    while True:
-        taken: list[int] = []
-        slice_end = time.perf_counter() + min(SLICE_S, least_s / 5)
-        while time.perf_counter() < slice_end or len(taken) < 2:
-            start = time.perf_counter_ns()
-            session.run(feeds[count % len(feeds)])
-            taken.append(time.perf_counter_ns() - start)
-            count += 1
-        medians.append(float(np.median(taken)))
-        last, spent = medians[-5:], time.perf_counter() - begin
-        if count >= WARMUP_RUNS and spent >= least_s and len(last) == 5:
-            if max(last) <= min(last) * (1 + SETTLED):
-                return count, True
-            if spent > least_s + PATIENCE_S:
-                return count, False
-
-
-def _measure(session: Session, feeds: list[dict[str, Array]], runs: int, seconds: float) -> Array:
-    """Nanoseconds of every run, in order; the buffer grows between runs, never within one."""
-    clock = time.perf_counter_ns
-    times = np.zeros(max(runs, 1 << 16), np.int64)
-    count = 0
-    end = clock() + round(seconds * 1e9)
-    for given in itertools.cycle(feeds):
-        start = clock()
-        session.run(given)
-        stop = clock()
-        times[count] = stop - start
-        count += 1
-        if stop >= end and count >= runs:
-            break
-        if count == len(times):
-            times = np.concatenate([times, np.zeros(len(times), np.int64)])
-    return times[:count]
-
-
-def _clock_ns() -> float:
-    """The least time of a fixed computation: how fast the clock is now, whatever else runs.
-
-    A hash of 16 KB, whose time varies by 0.1 % on an undisturbed clock; a Python loop varies by
-    20 %, with the interpreter's own adapting.
-    """
-    best = 1 << 62
-    for _ in range(1000):
-        start = time.perf_counter_ns()
-        hashlib.sha256(_BLOCK).digest()
-        best = min(best, time.perf_counter_ns() - start)
-    return float(best)
+    return [random_feeds(signature.inputs, batch)], RANDOM

@@ -20,12 +20,13 @@ def run(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
 ) -> dict[str, Any]:
     """Writes `Scores` to `out`. Streams: no more than a batch is held as floats."""
     samples = open_samples(data)
     measure = scores.metric(metric, output)
     with loading.load(
-        loading.from_json(subject), device=device, threads=threads, options=options
+        loading.from_json(subject), device=device, threads=threads, options=options, on=on
     ) as session:
         parts, digests = [], []
         for batch in batches(samples, session.signature, batch_size(session.signature)):

@@ -28,6 +28,7 @@ def run(
     device: str = "cpu",
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    on: str | None = None,
 ) -> dict[str, Any]:
     """Writes one .npy an output into the folder `out`: [n, ...], written row by row.
 
@@ -39,7 +40,7 @@ def run(
     if data is None and examples is None:
         raise errors.UsageError("There is nothing to infer on.", next="Give data or examples.")
     with loading.load(
-        loading.from_json(subject), device=device, threads=threads, options=options
+        loading.from_json(subject), device=device, threads=threads, options=options, on=on
     ) as session:
         if data is None:
             # After the session: TensorFlow takes its number of threads before anything runs.

@@ -131,7 +131,7 @@ class OnnxSession(Session):
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
         try:
             results: list[Array] = self._raw.run(
-                self._wanted, dict(zip(self._names, arrays, strict=True))
+                self._wanted, dict(zip(self._names, arrays))
             )
         except self._failures as error:
             raise errors.UsageError(
@@ -169,10 +169,10 @@ def _fell_back(artifact: Artifact, provider: str) -> errors.PlacementError:
 
 def _placement(raw: Any, provider: str) -> str:
     """`CPUExecutionProvider 41/41`: nodes on the provider, of all nodes that were placed."""
-    nodes = Counter[str]()
+    nodes: Counter[str] = Counter()
     for part in raw.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())
-    return f"{provider} {nodes[provider]}/{nodes.total()}"
+    return f"{provider} {nodes[provider]}/{sum(nodes.values())}"
 
 
 def _failures(state: Any) -> tuple[type[Exception], ...]:
@@ -195,7 +195,7 @@ def _reason(error: Exception) -> str:
 
 
 def _spec(artifact: Artifact, node: Any) -> TensorSpec:
-    kind = node.type.removeprefix("tensor(").removesuffix(")")
+    kind = node.type[7:-1] if node.type.startswith("tensor(") else node.type
     kind = {"float": "float32", "double": "float64"}.get(kind, kind)
     try:
         dtype = np.dtype(kind).name

@@ -162,12 +162,12 @@ def _spec(artifact: Artifact, port: Any) -> TensorSpec:
 
 def _kernels(compiled: Any) -> tuple[dict[str, int], int]:
     """How many layers of the executed graph compute in which precision, most first."""
-    counts = Counter[str]()
+    counts: Counter[str] = Counter()
     for layer in compiled.get_runtime_model().get_ordered_ops():
         info = layer.get_rt_info()
         if _text(info, "layerType") not in _PASSIVE:
             counts[_text(info, "runtimePrecision")] += 1
-    return dict(counts.most_common()), counts.total()
+    return dict(counts.most_common()), sum(counts.values())
 
 
 def _text(info: Any, key: str) -> str:

@@ -90,7 +90,7 @@ class TfliteSession(Session):
         try:
             if [array.shape for array in arrays] != self._shapes:
                 self._resize(arrays)
-            for index, array in zip(self._inputs, arrays):  # noqa: B905 - run() checked it
+            for index, array in zip(self._inputs, arrays):
                 interpreter.set_tensor(index, array)
             interpreter.invoke()
             # get_tensor copies: the interpreter's own memory is written again by each call.
@@ -103,7 +103,7 @@ class TfliteSession(Session):
             ) from None
 
     def _resize(self, arrays: list[Array]) -> None:
-        for index, array in zip(self._inputs, arrays, strict=True):
+        for index, array in zip(self._inputs, arrays):
             self._interpreter.resize_tensor_input(index, array.shape, strict=True)
         self._interpreter.allocate_tensors()
         self._shapes = [array.shape for array in arrays]

@@ -1,0 +1,101 @@
+"""Artefacts on a device: `open_session`, `benchmark`, and `reserve` for runs of several parts.
+
+`on` is an address (`lepton_edge.devices.transports`). The artefact and one file of Python travel by
+their sha256, once; a connection holds the device for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lepton_edge import errors, options, plugins
+from lepton_edge.artifact import Artifact
+from lepton_edge.devices.transports import Address
+from lepton_edge.model import Array
+from lepton_edge.remote import bundle
+from lepton_edge.remote.connection import Connection
+from lepton_edge.remote.journal import Journal
+from lepton_edge.remote.session import RemoteSession, machine
+from lepton_edge.session import Session
+
+__all__ = ["Address", "Connection", "Journal", "benchmark", "open_session", "reserve"]
+
+
+def open_session(
+    artifact: Artifact, on: str, *, device: str, threads: int | None, given: Mapping[str, Any]
+) -> Session:
+    """The artefact, open on the device; `close` gives the device back."""
+    chosen = _options(artifact, given)
+    connection = Connection(Address.parse(on), f"inference of {artifact.path.name}")
+    try:
+        return RemoteSession(connection, artifact, device=device, threads=threads, options=chosen)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def benchmark(
+    artifact: Artifact,
+    on: str,
+    feeds: Sequence[Mapping[str, Array]],
+    *,
+    device: str,
+    threads: int | None,
+    given: Mapping[str, Any],
+    runs: int,
+    seconds: float,
+    warmup_s: float,
+    limits: Mapping[str, Any],
+) -> tuple[dict[str, Any], Array]:
+    """`timing.timed` on the device, in a fresh process there.
+
+    `limits` are its `limit_s` and `memory_mb`. `feeds` are in the signature's order; without them
+    the inputs are random.
+
+    The context is the device's, with `device` telling where it was and how wrong its clock is.
+    """
+    job = {"device": device, "threads": threads, "options": _options(artifact, given)}
+    amount = {"runs": runs, "seconds": seconds, "warmup_s": warmup_s}
+    arrays = [array for each in feeds for array in each.values()]
+    with Connection(Address.parse(on), f"benchmark of {artifact.path.name}") as connection:
+        request = {"op": "benchmark", **connection.place(artifact), **job, **limits, **amount}
+        answer, (taken,) = connection.call(request, arrays)
+        found = answer["found"]
+        found["facts"]["on"] = str(connection.address)
+        found["facts"]["machine"] = machine(connection.about)
+        found["context"]["device"] = {
+            "address": str(connection.address),
+            "python": connection.about["python"],
+            "clock_offset_s": connection.about["clock_offset_s"],
+        }
+    return found, taken
+
+
+@contextlib.contextmanager
+def reserve(on: str, purpose: str) -> Iterator[str]:
+    """Holds the device for a run of several parts; gives the address for them."""
+    token = secrets.token_hex(8)
+    address = dataclasses.replace(Address.parse(on), token=token)
+    with Connection(address, purpose):
+        yield address.text()
+
+
+def _options(artifact: Artifact, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The runtime's options, checked here; raises `UsageError` for what does not travel."""
+    if artifact.model is not None:
+        raise errors.UsageError(
+            f"{artifact.model.path!r} is a {artifact.format} model, which no device runs.",
+            next="Convert it first, and name the artefact.",
+        )
+    if artifact.format not in bundle.RUNTIMES:
+        raise errors.UsageError(
+            f"What runs {artifact.format!r} does not travel to a device.",
+            next=f"There are {', '.join(bundle.RUNTIMES)}.",
+        )
+    runtime = plugins.load("runtimes", artifact.format)
+    built: Any = options.build(runtime.Options, given, what=f"{artifact.format} runtime option")
+    return dataclasses.asdict(built)
