@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from lepton_edge import calibration, devices, errors
 from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
-from lepton_edge.model import Signature
+from lepton_edge.model import Array, Signature
 from lepton_edge.samples import Samples, feeds, fingerprint
 
 ARM = ("aarch64", "arm64", "armv7l")
@@ -40,6 +41,16 @@ def calibration_data(samples: Samples, signature: Signature) -> calibration.Data
     return calibration.Data(
         lambda: feeds(samples, signature, rows), f"{fingerprint(samples)}:{prepared}:{rows}"
     )
+
+
+def first(samples: Samples, signature: Signature, n: int) -> Iterator[dict[str, Array]]:
+    """Batches of the first `n` samples or a few more."""
+    seen = 0
+    for batch in calibration_data(samples, signature).feeds():
+        if seen >= n:
+            return
+        yield dict(batch)
+        seen += next(iter(batch.values())).shape[0]
 
 
 def cache() -> Path:

@@ -1,4 +1,6 @@
-"""Any source to a TensorRT engine, float32 or float16, through ONNX and a strongly typed network.
+"""Any source to a TensorRT engine, through ONNX and a strongly typed network.
+
+float32, float16, and int8 by Q/DQ pairs of the project's own quantiser, symmetric throughout.
 
 NVIDIA's `tensorrt` is used where it is installed, else `tensorrt_rtx`, and the artefact says which:
 an engine opens only in the library that built it. tensorrt_rtx builds without a GPU.
@@ -8,13 +10,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
 from lepton_edge.converters import _float_onnx as floats
+from lepton_edge.converters import _qdq
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
@@ -22,9 +28,11 @@ from lepton_edge.target import Target
 if TYPE_CHECKING:
     import tensorrt as trt
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", *_qdq.STATIC)
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}  # of the output's range
+LEAST_DB = 10.0  # SQNR of an int8 graph, as `verify` asks of it
+CHECKED = 32  # samples that an int8 graph is tried on
 INSTALL = (
     "pip install --no-deps tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
     " && pip install nvidia-cuda-runtime"
@@ -32,12 +40,12 @@ INSTALL = (
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(_qdq.Options):
     """`batch` is fixed in the engine, or `dynamic` from 1 to `max_batch`, tuned for `best_batch`.
 
     `compute_capability` is the GPU to build for, such as `8.6`; by default the
     library's own choice, as is `workspace_mb`, the bound on the memory of a layer's kernel.
-    `opset`, `exporter` and `simplify` are those of the ONNX export.
+    `opset`, `exporter` and `simplify` are those of the ONNX export; the others are the quantiser's.
     """
 
     batch: Literal["dynamic"] | int = 1
@@ -54,8 +62,6 @@ def refuses(framework: str, precision: str) -> str | None:
     """One clause why this pair cannot be converted; None where it can be tried."""
     if framework not in floats.FRAMEWORKS:
         return f"the TensorRT converter reads no {framework} models"
-    if precision.startswith(("int8", "int4")):
-        return f"{precision} for TensorRT needs the symmetric dialect, which is not built yet"
     if precision not in PRECISIONS:
         return f"the TensorRT converter makes {', '.join(PRECISIONS)}, not {precision}"
     return None
@@ -74,7 +80,7 @@ def convert(
     calibration: Samples | None = None,
     options: Options,
 ) -> Artifact:
-    """Writes the .engine file into the empty folder `out`.
+    """Writes the .engine file into the empty folder `out`; int8 needs `calibration`.
 
     Raises `BackendMissing` without a TensorRT library, `CannotConvert` naming the operator that
     its parser refuses.
@@ -82,6 +88,7 @@ def convert(
     reason = refuses(model.framework, target.precision)
     if reason is not None:
         raise errors.CannotConvert(f"Cannot convert to {target}: {reason}.")
+    _qdq.check(target.precision, calibration, "lepton")
     if options.batch == "dynamic" and not 1 <= options.best_batch <= options.max_batch:
         raise errors.UsageError("Options need 1 <= best_batch <= max_batch.")
     name, library = _library()
@@ -99,9 +106,15 @@ def convert(
         proto, step = to_half(made.proto)
         del step["note"]  # it is about other runtimes
         made = made.then(proto, step, "onnxruntime")
-    made = made.then(
-        made.proto, _check(model, made, options.batch, target.precision), "onnxruntime"
-    )
+    record = None
+    if calibration is not None and target.precision in _qdq.STATIC:
+        made, record = _qdq.quantize(
+            made, calibration, "tensorrt", options, out, precision=target.precision
+        )
+        step = _check_int8(model, made, calibration)
+    else:
+        step = _check(model, made, options.batch, target.precision)
+    made = made.then(made.proto, step, "onnxruntime")
     engine, step = _build(library, name, made.proto, out, options)
     made = made.then(made.proto, {"step": "build", "tool": name, **step})
     file = f"{model.source.stem}_{target.precision}.engine"
@@ -115,6 +128,7 @@ def convert(
         inputs=floats.bindings(made.signature.inputs),
         outputs=floats.bindings(made.signature.outputs),
         steps=made.steps,
+        calibration=record,
         versions={**made.versions, name: str(library.__version__)},
     )
 
@@ -136,6 +150,25 @@ def _check(
             next="Pass the option exporter=dynamo or simplify=none.",
         )
     return {"step": "check", "tool": "onnxruntime", "max_relative_difference": worst}
+
+
+def _check_int8(model: Model, made: floats.FloatOnnx, samples: Samples) -> dict[str, Any]:
+    """The same for int8, on real samples: noise lies outside of the ranges that were found."""
+    signal = noise = 0.0
+    for feeds in _qdq.first(samples, made.signature, CHECKED):
+        wanted, found = model.run(feeds), floats.run(made.proto, feeds)
+        signal += sum(float(np.square(value, dtype=np.float64).sum()) for value in wanted.values())
+        noise += sum(
+            float(np.square(wanted[name] - found[name], dtype=np.float64).sum()) for name in wanted
+        )
+    sqnr_db = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
+    if not sqnr_db >= LEAST_DB:
+        raise errors.GateFailed(
+            f"The int8 graph for the engine keeps {sqnr_db:.1f} dB of its source on calibration"
+            f" samples, under {LEAST_DB:g}.",
+            next="Ask for int8-mixed, fp16 or fp32.",
+        )
+    return {"step": "check", "tool": "onnxruntime", "sqnr_db": round(min(sqnr_db, 200.0), 2)}
 
 
 def _library() -> tuple[str, Any]:

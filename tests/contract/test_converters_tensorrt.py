@@ -12,6 +12,7 @@ import pytest
 from lepton_edge import errors, options, sources
 from lepton_edge.artifact import Artifact
 from lepton_edge.model import Model, ModelSource, Signature, TensorSpec
+from lepton_edge.samples import Samples, open_samples
 from lepton_edge.target import Target
 
 pytest.importorskip("torch", reason="needs lepton-edge[torch]")
@@ -28,14 +29,44 @@ def torch_model(name: str) -> Model:
     return sources.load(ModelSource(f"{ZOO}:{name}"))
 
 
-def convert(model: Model, out: Path, precision: str = "fp32", **knobs: Any) -> Artifact:
+def convert(
+    model: Model,
+    out: Path,
+    precision: str = "fp32",
+    *,
+    calibration: Samples | None = None,
+    **knobs: Any,
+) -> Artifact:
     out.mkdir()
     return converter.convert(
         model,
         Target("tensorrt", precision),
         out,
+        calibration=calibration,
         options=options.build(converter.Options, {"compute_capability": "8.6", **knobs}),
     )
+
+
+@pytest.fixture
+def warnings_of_the_library(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the library says at the level of warnings or above, while engines are built."""
+    said: list[str] = []
+    make = converter._logger
+
+    def listening(library: Any) -> Any:
+        logger = make(library)
+        log = type(logger).log
+
+        def keep(self: Any, severity: Any, message: str) -> None:
+            if severity not in (library.ILogger.INFO, library.ILogger.VERBOSE):
+                said.append(message)
+            log(self, severity, message)
+
+        type(logger).log = keep
+        return logger
+
+    monkeypatch.setattr(converter, "_logger", listening)
+    return said
 
 
 @pytest.mark.skipif(INSTALLED, reason="a TensorRT library is installed")
@@ -46,11 +77,12 @@ def test_without_a_library_the_command_that_installs_it_is_named(tmp_path: Path)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_int8_is_refused_honestly(tmp_path: Path) -> None:
-    assert "symmetric dialect" in (converter.refuses("torch", "int8") or "")
-    with pytest.raises(errors.CannotConvert, match="not built yet"):
+def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError, match="int8 needs real inputs"):
         convert(torch_model("plain_cnn"), tmp_path / "out", "int8")
-    assert converter.refuses("torch", "fp16") is None
+    assert "not int4-weights" in (converter.refuses("torch", "int4-weights") or "")
+    for precision in converter.PRECISIONS:
+        assert converter.refuses("torch", precision) is None
 
 
 @needs_library
@@ -65,6 +97,24 @@ def test_engines_are_built_and_checked(name: str, precision: str, tmp_path: Path
         assert check["max_relative_difference"] < (1e-4 if precision == "fp32" else 5e-2)
         assert build["tool"] in converter.LIBRARIES
         assert build["layers"] > 10
+
+
+@needs_library
+@pytest.mark.parametrize("precision", ["int8", "int8-mixed"])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "resnet", "ssd", "bert"])
+def test_int8_engines_are_built_without_a_word_about_zero_points(
+    name: str, precision: str, tmp_path: Path, warnings_of_the_library: list[str]
+) -> None:
+    model = torch_model(name)
+    np.savez(tmp_path / "calibration.npz", **model.example(48))
+    samples = open_samples(tmp_path / "calibration.npz")
+    artifact = convert(model, tmp_path / "out", precision, calibration=samples, mixed_db=25)
+    check, build = artifact.steps[-2:]
+    assert check["sqnr_db"] > (20 if precision == "int8" else 23)
+    assert build["strongly_typed"] is True
+    assert artifact.calibration is not None
+    assert artifact.calibration["n"] == 48
+    assert not [text for text in warnings_of_the_library if "zero" in text.lower()]
 
 
 @needs_library
