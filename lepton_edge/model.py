@@ -67,12 +67,21 @@ class Signature:
         )
 
     def with_batch(self, batch: int | None) -> Signature:
-        """The same signature with the first dimension of every tensor set to `batch`."""
+        """The same signature for batches of `batch`: of every input, and of every output whose
+        first dimension is the inputs'. Others (a loss, a state of layers x batch) have no rows.
+        """
 
         def change(spec: TensorSpec) -> TensorSpec:
             return TensorSpec(spec.name, (batch, *spec.shape[1:]), spec.dtype)
 
-        return Signature(tuple(map(change, self.inputs)), tuple(map(change, self.outputs)))
+        now = {spec.shape[0] for spec in self.inputs if spec.shape}
+        return Signature(
+            tuple(change(spec) if spec.shape else spec for spec in self.inputs),
+            tuple(
+                change(spec) if spec.shape and spec.shape[0] in now else spec
+                for spec in self.outputs
+            ),
+        )
 
 
 @dataclass(frozen=True)
