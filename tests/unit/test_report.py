@@ -351,6 +351,15 @@ def test_runs_of_another_report_and_another_schema_are_refused(tmp_path: Path) -
         report.read(tmp_path / "absent.json")
 
 
+def test_every_status_word_is_in_the_design() -> None:
+    design = (ROOT / "docs" / "design.md").read_text()
+    (line,) = re.findall(r"^- Status words: (.*)$", design, re.M)
+    words = set(re.findall(r"`(.+?)`", line))
+    classes = [errors.EdgeError, *errors.EdgeError.__subclasses__()]
+    assert {each.status for each in classes} <= words
+    assert set(_summary.GLOSSARY) <= words
+
+
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 OBJECTS = {
     "report": measurement.Report,
