@@ -7,25 +7,29 @@ least 1,024 runs and 60 s. No run is deleted.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lepton_edge import context, errors, intervals, jobs, loading
+from lepton_edge import context, errors, intervals, jobs, loading, remote
 from lepton_edge.loading import Subject
 from lepton_edge.measurement import Comparison, Histogram, Latency
 from lepton_edge.model import Array
-from lepton_edge.samples import Samples, open_samples
+from lepton_edge.remote import Address
+from lepton_edge.samples import Samples, fingerprint, limit, open_samples
 
 WINDOWS = {"quick": (100, 10.0), "official": (1024, 60.0)}
 DRIFT = 0.05
 P90_FROM, P99_FROM = 64, 662
 PAIRS = 5
 BINS = 40
+CONNECT_S = 120.0  # to reach a device and send it what it lacks, beside the job's own limit
 # Differences under it are of no use in practice, and below what layout of code and memory can do
 # to the same program (Mytkowicz et al., ASPLOS 2009): they are called a tie.
 MARGIN = 0.02
@@ -61,7 +65,39 @@ def benchmark(
     an error here: `latency.unstable` says why it should not be trusted. `on` measures an artefact
     on another machine (`ssh://user@host[:port]`), by the same code, in a fresh process there.
     """
-    runs, seconds, text = parse_window(window)
+    job: dict[str, Any] = {
+        "window": window,
+        "data": data,
+        "device": device,
+        "threads": threads,
+        "options": options,
+        "on": on,
+        "warmup_s": warmup_s,
+        "time_limit_s": time_limit_s,
+        "memory_limit_mb": memory_limit_mb,
+    }
+    return _result(*_measured(subject, **job), job)
+
+
+def _measured(
+    subject: Subject,
+    *,
+    window: str,
+    data: str | Path | Samples | None,
+    options: Mapping[str, Any] | None,
+    on: str | None,
+    time_limit_s: float,
+    memory_limit_mb: int | None,
+    **job: Any,
+) -> tuple[dict[str, Any], Array]:
+    """What the job `benchmark` found, and the nanoseconds of every run."""
+    runs, seconds, _ = parse_window(window)
+    samples = None if data is None else loading.prepare(open_samples(data), subject).as_dict()
+    here: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
+    if on is not None:  # the process here only waits for the one there, which has the limits
+        there = {"limit_s": time_limit_s, "memory_mb": memory_limit_mb}
+        patience = math.inf if Address.parse(on).wait else time_limit_s + CONNECT_S
+        here = {"time_limit_s": patience, "there": there, "on": on}
     with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
         out = Path(folder, "times.npy")
         result = jobs.call(
@@ -69,23 +105,20 @@ def benchmark(
             subject=loading.as_json(subject),
             runs=runs,
             seconds=seconds,
-            warmup_s=warmup_s,
             out=str(out),
-            data=loading.prepare(open_samples(data), subject).as_dict()
-            if data is not None
-            else None,
-            device=device,
-            threads=threads,
+            data=samples,
             options=dict(options or {}),
-            on=on,
-            there={"limit_s": time_limit_s, "memory_mb": memory_limit_mb},
-            time_limit_s=time_limit_s,
-            memory_limit_mb=memory_limit_mb if on is None else None,
+            **here,
+            **job,
         )
-        times = np.load(out)
-    if warmup_s != 1.0:
-        text += f", warm-up {warmup_s:g} s"
-    latency = summarise(times / 1e6, result, text)
+        return result, np.load(out)
+
+
+def _result(result: Mapping[str, Any], times_ns: Array, job: Mapping[str, Any]) -> Benchmark:
+    text = parse_window(job["window"])[2]
+    if job["warmup_s"] != 1.0:
+        text += f", warm-up {job['warmup_s']:g} s"
+    latency = summarise(times_ns / 1e6, result, text)
     return Benchmark(latency, result["facts"], result["context"], result["inputs"])
 
 
@@ -190,25 +223,57 @@ def compare(
     """
     if pairs < PAIRS:
         raise errors.UsageError(f"A comparison needs {PAIRS} pairs or more, not {pairs}.")
-    first: list[Benchmark] = []
-    second: list[Benchmark] = []
-    for index in range(pairs):
-        turns = [(a, a_options, first), (b, b_options, second)]
-        for subject, options, results in turns if index % 2 == 0 else reversed(turns):
-            results.append(
-                benchmark(
-                    subject,
-                    window=window,
-                    data=data,
-                    device=device,
-                    threads=threads,
-                    options=options,
-                    warmup_s=warmup_s,
-                    time_limit_s=time_limit_s,
-                    memory_limit_mb=memory_limit_mb,
-                )
-            )
-    return decide(first, second, margin)
+    job: dict[str, Any] = {
+        "window": window,
+        "data": data,
+        "device": device,
+        "threads": threads,
+        "warmup_s": warmup_s,
+        "time_limit_s": time_limit_s,
+        "memory_limit_mb": memory_limit_mb,
+    }
+    sides = {"a": (a, a_options), "b": (b, b_options)}
+    found: dict[str, list[Benchmark]] = {"a": [], "b": []}
+    with _held(on, sides, job) as (place, kept):
+        for index in range(pairs):
+            order = ("a", "b") if index % 2 == 0 else ("b", "a")
+            parts = {side: f"pair {index} {side}" for side in order}
+            # A pair is kept or measured as a whole: its two halves belong to one moment.
+            known = kept is not None and all(part in kept for part in parts.values())
+            for side, part in parts.items():
+                if kept is not None and known:
+                    result, (times,) = kept.get(part)
+                else:
+                    subject, options = sides[side]
+                    result, times = _measured(subject, options=options, on=place, **job)
+                    if kept is not None:
+                        kept.add(part, result, [times])
+                found[side].append(_result(result, times, job))
+    return decide(found["a"], found["b"], margin)
+
+
+@contextlib.contextmanager
+def _held(
+    on: str | None, sides: Mapping[str, Any], job: Mapping[str, Any]
+) -> Iterator[tuple[str | None, remote.Journal | None]]:
+    """Holds the device; what was finished there is kept until the whole comparison is."""
+    if on is None:
+        yield None, None
+        return
+    data = None if job["data"] is None else open_samples(job["data"])
+    run = {
+        **{key: job[key] for key in ("window", "device", "threads", "warmup_s")},
+        "on": str(Address.parse(on)),
+        "data": data and [data.as_dict(), fingerprint(limit(data, 8, seed=None))],
+        "sides": {
+            side: [loading.as_artifact(subject).sha256, dict(options or {})]
+            for side, (subject, options) in sides.items()
+        },
+    }
+    with contextlib.closing(remote.Journal(run)) as kept:
+        with remote.reserve(on, "a comparison") as place:
+            yield place, kept
+        kept.finish()
 
 
 def decide(first: list[Benchmark], second: list[Benchmark], margin: float = MARGIN) -> Comparison:

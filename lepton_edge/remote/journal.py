@@ -56,11 +56,15 @@ class Journal:
             end = self._file.tell()
         self._file.truncate(end)
 
-    def get(self, part: str) -> tuple[dict[str, Any], list[Array]] | None:
-        if part not in self._places:
-            return None
+    def __contains__(self, part: str) -> bool:
+        return part in self._places
+
+    def get(self, part: str) -> tuple[dict[str, Any], list[Array]]:
+        """Raises `KeyError` for a part that is not there."""
         self._file.seek(self._places[part])
-        return _frames.read(self._file)
+        found = _frames.read(self._file)
+        assert found is not None
+        return found
 
     def add(self, part: str, header: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
         self._places[part] = self._file.seek(0, 2)

@@ -59,9 +59,8 @@ class RemoteSession(Session):
 
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
         part = _digest(arrays)
-        kept = self._journal.get(part)
-        if kept is not None:
-            return kept[1]
+        if part in self._journal:
+            return self._journal.get(part)[1]
         try:
             _, results = self._connection.call({"op": "run", "limit_s": LIMIT_S}, arrays)
         except errors.EdgeError:

@@ -130,9 +130,7 @@ class OnnxSession(Session):
 
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
         try:
-            results: list[Array] = self._raw.run(
-                self._wanted, dict(zip(self._names, arrays))
-            )
+            results: list[Array] = self._raw.run(self._wanted, dict(zip(self._names, arrays)))
         except self._failures as error:
             raise errors.UsageError(
                 f"ONNX Runtime failed on these inputs: {_reason(error)}."
