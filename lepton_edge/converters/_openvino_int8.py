@@ -1,4 +1,4 @@
-"""An OpenVINO model to int8 with NNCF's post-training quantisation."""
+"""An OpenVINO model to int8, or with its weights alone in 8 or 4 bits, by NNCF."""
 
 from __future__ import annotations
 
@@ -89,3 +89,47 @@ def quantize(
         "ranges": "minimum and maximum",
     }
     return quantized, step, record
+
+
+def compress(native: Any, precision: str) -> tuple[Any, dict[str, Any]]:
+    """The model with its weights in int8 or int4, and the step's record; it computes in float."""
+    nncf = backend("nncf", "NNCF", "openvino")
+    nncf.set_log_level(logging.ERROR)
+    mode = {
+        "int8-weights": nncf.CompressWeightsMode.INT8_SYM,
+        "int4-weights": nncf.CompressWeightsMode.INT4_SYM,
+    }[precision]
+    groups: dict[str, Any] = {}
+    if precision == "int4-weights":
+        advanced = backend("nncf.quantization.advanced_parameters", "NNCF", "openvino")
+        adjust = advanced.GroupSizeFallbackMode.ADJUST  # where K is no multiple of it
+        parameters = advanced.AdvancedCompressionParameters(group_size_fallback_mode=adjust)
+        groups = {"group_size": 64, "all_layers": True, "advanced_parameters": parameters}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # NNCF's own use of its parts
+            compressed = nncf.compress_weights(native, mode=mode, **groups)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise errors.CannotConvert(
+            f"NNCF cannot compress the weights of this model: {first_line(error)}.",
+            next="Ask for the precision fp16 or fp32.",
+        ) from None
+    kinds = [
+        node.get_output_element_type(0).get_type_name()
+        for node in compressed.get_ops()
+        if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) > 1
+    ]
+    narrow = {kind: kinds.count(kind) for kind in ("i4", "u4", "i8", "u8") if kind in kinds}
+    wanted = ("i4", "u4") if precision == "int4-weights" else ("i8", "u8")
+    if not any(kind in narrow for kind in wanted):
+        raise errors.CannotConvert(
+            f"NNCF finds no weight in this model that {precision} applies to.",
+            next="Ask for int8 with --calib, or fp16.",
+        )
+    step = {
+        "step": precision,
+        "tool": "nncf.compress_weights",
+        "weights": narrow,
+        "computes": "float: the plugin widens the weights",
+    }
+    return compressed, step

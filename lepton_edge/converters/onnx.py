@@ -1,4 +1,4 @@
-"""Any source to ONNX, for ONNX Runtime: float32, float16, int8, int8-mixed and int8-dynamic."""
+"""Any source to ONNX, for ONNX Runtime: float32, float16, and 8 or 4 bits by five precisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
-PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, "int8-dynamic")
+PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, "int8-dynamic", "int8-weights", "int4-weights")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def convert(
 
         example = model.example(floats.example_batches(options.batch)[0])
         made = made.then(*_onnx_int8.dynamic(made.proto, example, out), "onnxruntime")
+    elif target.precision in ("int8-weights", "int4-weights"):
+        from lepton_edge.converters import _onnx_weights
+
+        narrow = _onnx_weights.int8 if target.precision == "int8-weights" else _onnx_weights.int4
+        made = made.then(*narrow(made.proto), "onnxruntime")
     file = f"{model.source.stem}_{target.precision}.onnx"
     floats.save(made.proto, out / file)
     return Artifact(

@@ -1,4 +1,4 @@
-"""Any source to OpenVINO: float32, float16 weights, and int8."""
+"""Any source to OpenVINO: float32, float16 weights, int8, and 8 or 4 bits for weights alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
-PRECISIONS = ("fp32", "fp16", *_qdq.STATIC)
+WEIGHTS = ("int8-weights", "int4-weights")
+PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, *WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def refuses(framework: str, precision: str) -> str | None:
 
 def missing(framework: str, precision: str) -> list[str]:
     """The libraries that the pair needs and that are not installed."""
-    lacking = plugins.absent("openvino")
+    lacking = plugins.absent("openvino", *(("nncf",) if precision in WEIGHTS else ()))
     through_onnx = precision in _qdq.STATIC or framework in floats.TORCH
     return lacking + (floats.missing(framework) if through_onnx else [])
 
@@ -122,6 +123,11 @@ def convert(
             bias=options.bias_correction or "full",
             overflow=options.overflow_fix or "off",
         )
+        steps, versions = (*steps, step), {**versions, **floats.versions("nncf")}
+    if target.precision in WEIGHTS:
+        from lepton_edge.converters import _openvino_int8
+
+        native, step = _openvino_int8.compress(native, target.precision)
         steps, versions = (*steps, step), {**versions, **floats.versions("nncf")}
     if target.precision == "fp16":
         note = "weights are float16 in the file; the runtime's precision hint sets how it computes"

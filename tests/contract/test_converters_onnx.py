@@ -31,7 +31,7 @@ def torch_model(name: str) -> Model:
 def convert(model: Model, out: Path, precision: str = "fp32", **knobs: Any) -> Artifact:
     out.mkdir(exist_ok=True)
     calibration = None
-    if precision == "int8":
+    if precision in ("int8", "int8-mixed"):
         file = out.parent / "calibration.npz"
         np.savez(file, **model.example(32))
         calibration = open_samples(file)
@@ -91,7 +91,10 @@ def test_dynamo_keeps_the_batch_of_a_gru_free(tmp_path: Path) -> None:
     assert sqnr_db(model, artifact, 5) > 100
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp16", 50), ("int8", 20), ("int8-dynamic", 20)])
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [("fp16", 50), ("int8", 20), ("int8-dynamic", 20), ("int8-weights", 30), ("int4-weights", 15)],
+)
 @pytest.mark.parametrize("name", ["plain_cnn", "lstm", "bert"])
 def test_precisions_are_real_and_close(
     name: str, precision: str, least: float, tmp_path: Path
@@ -110,10 +113,21 @@ def test_precisions_are_real_and_close(
         assert artifact.size_bytes < 0.75 * whole.size_bytes
     else:
         assert types & {"INT8", "UINT8"}
+    if precision == "int8-weights":
+        before, after = artifact.steps[-1]["weight_bytes"]
+        assert after < 0.45 * before  # a quarter, and the scales
+        assert artifact.size_bytes < 0.7 * whole.size_bytes
+    elif precision != "fp16":
         assert artifact.steps[-1]["quantize_nodes"] > 0
     if precision == "int8":
         assert artifact.calibration is not None
         assert artifact.calibration["n"] == 32
+
+
+def test_4_bit_weights_need_a_matrix_product(tmp_path: Path) -> None:
+    with pytest.raises(errors.CannotConvert, match="no operator for int4-weights"):
+        convert(torch_model("unet"), tmp_path / "out", "int4-weights")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(("quantizer", "least"), [("lepton", 42), ("library", 33)])
@@ -275,7 +289,9 @@ def test_requests_that_contradict_themselves(tmp_path: Path) -> None:
         converter.convert(model, Target("onnx", "int8"), tmp_path, options=converter.Options())
     with pytest.raises(errors.UsageError, match="takes 1 or more"):
         convert(model, tmp_path / "out", batch=0)
-    with pytest.raises(errors.CannotConvert, match="int4-weights"):
-        convert(model, tmp_path / "out", "int4-weights")
+    with pytest.raises(errors.CannotConvert, match="bf16"):
+        convert(model, tmp_path / "out", "bf16")
+    with pytest.raises(errors.UsageError, match="own quantiser only"):
+        convert(model, tmp_path / "mixed", "int8-mixed", quantizer="library")
     assert converter.refuses("torch", "bf16") is not None
     assert converter.refuses("torch", "int8") is None

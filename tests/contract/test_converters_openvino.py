@@ -108,6 +108,21 @@ def test_int8_beats_nncfs_default_settings(
     assert again.path.read_bytes() == artifact.path.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("precision", "least"), [("int8-weights", 30), ("int4-weights", 12)])
+@pytest.mark.parametrize("name", ["plain_cnn", "bert"])
+def test_weights_alone_are_narrow(name: str, precision: str, least: float, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="needs lepton-edge[openvino]")
+    model = torch_model(name)
+    whole = convert(model, tmp_path / "whole")
+    artifact = convert(model, tmp_path / "out", precision)
+    assert sqnr_db(model, artifact) > least
+    sizes = [a.path.with_suffix(".bin").stat().st_size for a in (artifact, whole)]
+    assert sizes[0] < (0.45 if precision == "int8-weights" else 0.4) * sizes[1]
+    kinds = artifact.steps[-1]["weights"]
+    assert set(kinds) & ({"i8", "u8"} if precision == "int8-weights" else {"i4", "u4"})
+
+
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own imports warn
 @pytest.mark.parametrize("form", ["keras", "savedmodel"])
 def test_keras_agrees_by_both_ways(form: str, tmp_path: Path) -> None:
