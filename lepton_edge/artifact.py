@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lepton_edge import errors
+from lepton_edge._parts import parts
 from lepton_edge.model import Array, ModelSource, Signature, file_sha256
 from lepton_edge.preprocess import Preprocess
 
@@ -112,7 +113,9 @@ class Artifact:
         paths = [self.folder / name for name in names]
         if self.model is not None:
             weights = [Path(self.model.weights)] if self.model.weights else []
-            paths = weights or [self.model.file]
+            paths = weights or [self.model.file, *parts(self.model.file)]
+        elif not self.files:
+            paths += parts(self.path)
         return sum(
             part.stat().st_size
             for path in paths
@@ -122,8 +125,11 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
+        """Of the exported file; of a source, or a bare file with external data, over all of it."""
         if self.model is not None:
             return self.model.sha256()
+        if not self.files and parts(self.path):
+            return ModelSource(str(self.path)).sha256()
         return self.files.get(self.file) or file_sha256(self.path)
 
     def describe(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_edge import errors
+from lepton_edge._parts import parts
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -118,9 +119,13 @@ class ModelSource:
         return self.file.stem
 
     def sha256(self) -> str:
-        """Over the model's files and its weights; raises `BadInput` where one is missing."""
+        """Over the model's files, their external data and the weights of a factory.
+
+        Raises `BadInput` where one is missing.
+        """
         digest = hashlib.sha256()
-        for path in (self.file, *([Path(self.weights)] if self.weights else [])):
+        weights = [Path(self.weights)] if self.weights else []
+        for path in (self.file, *parts(self.file), *weights):
             for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if part.is_file():
                     digest.update(bytes.fromhex(file_sha256(part)))

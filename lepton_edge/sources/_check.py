@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from lepton_edge import errors
+from lepton_edge._parts import parts
 from lepton_edge.devices import _tflite as tflite
 
 MOST_BYTES = 64 * 2**30  # unpacked; a larger archive is taken for a bomb
@@ -164,6 +165,7 @@ def _onnx(path: Path) -> None:
                 raise damaged(path, "it is no protobuf message, or it is cut off", "ONNX")
     if not graph:
         raise damaged(path, "it holds no graph", "ONNX")
+    parts(path)  # and its external data is there
 
 
 CONTENT: dict[str, Callable[[Path], None]] = {
