@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lepton_edge import jobs
 from lepton_edge.model import ModelSource
+from lepton_edge.preprocess import Preprocess
+from lepton_edge.samples import Samples, open_samples
 
 
 def inspect(
@@ -24,6 +27,35 @@ def inspect(
     return jobs.call(
         "inspect",
         source=source.as_dict(),
+        time_limit_s=time_limit_s,
+        memory_limit_mb=memory_limit_mb,
+    )
+
+
+def sensitivity(
+    source: ModelSource | str,
+    *,
+    calib: Samples | str | Path,
+    preprocess: Preprocess | None = None,
+    device: str = "cpu",
+    dialect: str | None = None,
+    time_limit_s: float = 1800.0,
+    memory_limit_mb: int | None = None,
+) -> dict[str, Any]:
+    """What int8 does to each layer alone, the most damaging first; no labels are needed.
+
+    Keys: `dialect` (that of ONNX Runtime on `device` by default), `samples`, and `layers`: node,
+    op, `sqnr_db` of the worst output with that layer in int8 and all others in float, `kl` of the
+    class scores, its `share` of all layers' noise, and its time in `float_us` and `int8_us` on
+    this machine. This is the ranking that int8-mixed works with.
+    """
+    source = ModelSource(source) if isinstance(source, str) else source
+    return jobs.call(
+        "sensitivity",
+        source=source.as_dict(),
+        calib=open_samples(calib, preprocess=preprocess).as_dict(),
+        device=device,
+        dialect=dialect,
         time_limit_s=time_limit_s,
         memory_limit_mb=memory_limit_mb,
     )

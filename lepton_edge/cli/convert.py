@@ -16,7 +16,10 @@ def command(
     to: Annotated[str, typer.Option(help="Format: onnx, openvino, tflite, tensorrt; or a list.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The artefact's folder.")],
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8, int8-dynamic, int8-weights; or a list.")
+        str,
+        typer.Option(
+            help="fp32, fp16, int8, int8-mixed, int8-dynamic, int8-weights, int4-weights; a list."
+        ),
     ] = "fp32",
     calib: common.Calib = None,
     data: common.Data = None,

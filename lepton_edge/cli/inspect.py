@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_edge import errors
 from lepton_edge.cli import _common as common
 
 
@@ -17,6 +18,15 @@ def command(
         str | None,
         typer.Option(help="Where each operator of a .tflite would run on this device."),
     ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="What int8 does to each layer; needs --calib.")
+    ] = False,
+    calib: common.Calib = None,
+    preprocess: common.PreprocessText = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(help="The int8 dialect of --sensitivity, by default this CPU's."),
+    ] = None,
     time_limit: common.TimeLimit = 600.0,
     memory_limit: common.MemoryLimit = None,
     json: common.Json = False,
@@ -25,10 +35,25 @@ def command(
     """Show a model's signature, operators, parameters, MACs, size, and the targets it can go to.
 
     With --device, show instead which operators the device's accelerator takes, and why not the
-    others (an Edge TPU's profile and a .tflite file, raw or compiled).
+    others (an Edge TPU's profile and a .tflite file, raw or compiled). With --sensitivity, show
+    how much of int8's noise comes from each layer, and what the layer costs in float.
     """
     from lepton_edge import inspection
 
+    if sensitivity:
+        if calib is None:
+            raise errors.UsageError("--sensitivity needs real inputs.", next="Give --calib.")
+        ranked = inspection.sensitivity(
+            common.source(model, weights, inputs),
+            calib=calib,
+            preprocess=common.preprocess(preprocess),
+            device=device or "cpu",
+            dialect=dialect,
+            time_limit_s=time_limit,
+            memory_limit_mb=memory_limit,
+        )
+        document = {"status": "PASS", "exit_code": 0, **ranked}
+        return common.emit(document, json, lambda: _sensitivity_text(ranked))
     if device is not None:
         return _placement(model, device, json)
     found = inspection.inspect(
@@ -42,7 +67,7 @@ def command(
 def _placement(model: str, device: str, json: bool) -> int:
     from pathlib import Path
 
-    from lepton_edge import devices, errors
+    from lepton_edge import devices
 
     profile = devices.load(device)
     if not Path(model).is_file():
@@ -63,6 +88,25 @@ def _placement_text(document: dict[str, Any]) -> str:
     for each in document["operators"]:
         reason = f": {each['reason']}" if each["reason"] else ""
         lines.append(f"  {each['index']:>4}  {each['op']:<24} {each['placement']}{reason}")
+    return "\n".join(lines)
+
+
+def _sensitivity_text(found: dict[str, Any]) -> str:
+    layers = found["layers"]
+    width = max(len(layer["node"]) for layer in layers)
+    lines = [
+        f"{len(layers)} layers in the dialect {found['dialect']}, each alone in int8,"
+        f" {found['samples']} samples",
+        f"{'layer':<{width}}  {'op':<14} {'SQNR dB':>8} {'noise':>7}  float us  int8 us",
+    ]
+    for layer in layers:
+        floating, integer = (
+            "-" if layer[key] is None else f"{layer[key]:.0f}" for key in ("float_us", "int8_us")
+        )
+        lines.append(
+            f"{layer['node']:<{width}}  {layer['op']:<14} {layer['sqnr_db']:>8.1f}"
+            f" {100 * layer['share']:>5.1f} % {floating:>9} {integer:>8}"
+        )
     return "\n".join(lines)
 
 

@@ -84,7 +84,7 @@ def convert(
     elif target.precision in _qdq.STATIC:
         assert calibration is not None
         if options.quantizer == "lepton":
-            dialect = options.dialect or _dialect(target.device)
+            dialect = options.dialect or dialect_of(target.device)
             made, record = _qdq.quantize(
                 made, calibration, dialect, options, out, precision=target.precision
             )
@@ -119,6 +119,7 @@ def convert(
     )
 
 
-def _dialect(device: str) -> str:
+def dialect_of(device: str) -> str:
+    """The int8 dialect of ONNX Runtime on that device's CPU."""
     vnni = _qdq.has_vnni(device)
     return "ort_arm" if vnni is None else "ort_x86_vnni" if vnni else "ort_x86"

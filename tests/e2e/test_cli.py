@@ -50,6 +50,22 @@ def test_inspect(cli: Cli) -> None:
     assert targets["tensorrt", "int8"]["reason"]
 
 
+def test_inspect_ranks_the_layers_that_int8_damages(cli: Cli, images: tuple[Path, Path]) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install 'lepton-edge[onnx]'")
+    asked = ("inspect", *MODEL, "--sensitivity", "--preprocess", PREPROCESS)
+    found = cli(*asked, "--calib", images[0], "--dialect", "openvino", "--json").document
+    assert found["dialect"] == "openvino"
+    assert len(found["layers"]) == 6
+    shares = [layer["share"] for layer in found["layers"]]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+    table = cli(*asked, "--calib", images[0])
+    assert found["layers"][0]["node"] in table.out
+    missing = cli(*asked)
+    assert missing.code == 2
+    assert "Give --calib" in missing.err
+
+
 def test_verify(cli: Cli, artefacts: Path, few_images: Path) -> None:
     done = cli("verify", MODEL[0], artefacts / "onnx-fp32", *MODEL[1:], "--data", few_images)
     assert done.code == 0, done.err
