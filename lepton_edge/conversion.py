@@ -11,6 +11,7 @@ from typing import Any
 from lepton_edge import errors, jobs, parity, plugins, sources
 from lepton_edge import options as knobs
 from lepton_edge.artifact import NAME, Artifact, replacing
+from lepton_edge.measurement import Parity
 from lepton_edge.model import ModelSource
 from lepton_edge.preprocess import Preprocess
 from lepton_edge.samples import Samples, open_samples, overlap
@@ -35,8 +36,9 @@ def convert(
 ) -> Artifact:
     """Exports `source` to the format `to` and writes the artefact's folder `output`.
 
-    `calib` are training samples for int8; `data` are real inputs for the verification, without
-    them the source's seeded example inputs are used, and the record says so. `preprocess` applies
+    `calib` are training samples for int8; `data` are real inputs for the verification. Without
+    them the calibration samples are used, else the source's seeded example inputs; the record says
+    which. Noise would lie outside the ranges that int8 was calibrated for. `preprocess` applies
     to both and is stored. Raises `GateFailed` where the artefact does not compute what its source
     computes, `CannotConvert` where the format cannot express it. On any error nothing is written,
     and what stood at `output` stays as it was.
@@ -78,7 +80,7 @@ def convert(
         )
         if verify:
             artifact = Artifact.load(temporary)
-            result = parity.verify(source, artifact, data=inputs, **limits)
+            result = _verified(source, artifact, inputs, ranges, **limits)
             if result.status != "PASS":
                 raise errors.GateFailed(
                     f"The {target} artefact of {source.path!r} does not compute what its source"
@@ -87,6 +89,20 @@ def convert(
                 )
             replace(artifact, parity=result.as_dict()).save()
     return Artifact.load(output)
+
+
+def _verified(
+    source: ModelSource,
+    artifact: Artifact,
+    data: Samples | None,
+    calib: Samples | None,
+    **limits: Any,
+) -> Parity:
+    """On the evaluation data, else on the calibration samples, else on example inputs."""
+    if data is not None or calib is None:
+        return parity.verify(source, artifact, data=data, **limits)
+    result = parity.verify(source, artifact, data=calib, **limits)
+    return replace(result, inputs=f"calibration samples of {result.inputs}")
 
 
 def _refuse_shared(calib: Samples, data: Samples) -> None:

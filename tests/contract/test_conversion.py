@@ -17,6 +17,7 @@ from lepton_edge import errors
 from lepton_edge.artifact import open_artifact
 from lepton_edge.conversion import convert
 from lepton_edge.model import ModelSource
+from lepton_edge.parity import verify
 
 pytest.importorskip("torch", reason="needs lepton-edge[torch]")
 pytest.importorskip("onnxruntime", reason="needs lepton-edge[onnx]")
@@ -51,6 +52,22 @@ def data(tmp_path: Path) -> dict[str, str]:
         paths[name] = str(tmp_path / f"{name}.npz")
         np.savez(paths[name], image=rng.standard_normal((24, 3, 32, 32)).astype(np.float32))
     return paths
+
+
+def test_without_data_int8_is_verified_on_calibration_samples(
+    data: dict[str, str], tmp_path: Path
+) -> None:
+    """Inputs much smaller than the seeded noise: ranges calibrated for them clip the noise."""
+    with np.load(data["calib"]) as given:
+        np.savez(data["calib"], image=0.02 * given["image"])
+    source, place = ModelSource(f"{ZOO}:plain_cnn"), tmp_path / "out"
+    artifact = convert(source, to="onnx", precision="int8", output=place, calib=data["calib"])
+    assert artifact.parity is not None
+    assert artifact.parity["status"] == "PASS"
+    assert artifact.parity["inputs"] == f"calibration samples of {data['calib']}, n=24"
+    noise = verify(source, place)
+    assert noise.inputs == "example inputs (seeded random), n=64"
+    assert noise.status == "FAIL(parity)"
 
 
 def test_int8_from_data_to_a_verified_artefact(data: dict[str, str], tmp_path: Path) -> None:
