@@ -234,7 +234,8 @@ def compare(
     }
     sides = {"a": (a, a_options), "b": (b, b_options)}
     found: dict[str, list[Benchmark]] = {"a": [], "b": []}
-    with _held(on, sides, job) as (place, kept):
+    with _held(on, sides, job) as (device_held, kept):
+        place = None if device_held is None else device_held.address.text()
         for index in range(pairs):
             order = ("a", "b") if index % 2 == 0 else ("b", "a")
             parts = {side: f"pair {index} {side}" for side in order}
@@ -246,7 +247,8 @@ def compare(
                 else:
                     subject, options = sides[side]
                     result, times = _measured(subject, options=options, on=place, **job)
-                    if kept is not None:
+                    if device_held is not None and kept is not None:
+                        device_held.check()  # else another run may have been beside this one
                         kept.add(part, result, [times])
                 found[side].append(_result(result, times, job))
     return decide(found["a"], found["b"], margin)
@@ -255,7 +257,7 @@ def compare(
 @contextlib.contextmanager
 def _held(
     on: str | None, sides: Mapping[str, Any], job: Mapping[str, Any]
-) -> Iterator[tuple[str | None, remote.Journal | None]]:
+) -> Iterator[tuple[remote.Connection | None, remote.Journal | None]]:
     """Holds the device; what was finished there is kept until the whole comparison is."""
     if on is None:
         yield None, None
@@ -271,8 +273,8 @@ def _held(
         },
     }
     with contextlib.closing(remote.Journal(run)) as kept:
-        with remote.reserve(on, "a comparison") as place:
-            yield place, kept
+        with remote.reserve(on, "a comparison") as connection:
+            yield connection, kept
         kept.finish()
 
 

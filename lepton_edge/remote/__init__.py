@@ -76,12 +76,11 @@ def benchmark(
 
 
 @contextlib.contextmanager
-def reserve(on: str, purpose: str) -> Iterator[str]:
-    """Holds the device for a run of several parts; gives the address for them."""
+def reserve(on: str, purpose: str) -> Iterator[Connection]:
+    """Holds the device for a run of several parts, which have the connection's address."""
     token = secrets.token_hex(8)
-    address = dataclasses.replace(Address.parse(on), token=token)
-    with Connection(address, purpose):
-        yield address.text()
+    with Connection(dataclasses.replace(Address.parse(on), token=token), purpose) as connection:
+        yield connection
 
 
 def _options(artifact: Artifact, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -169,6 +169,10 @@ class Connection:
             raise error
         return found, results
 
+    def check(self) -> None:
+        """Raises `DeviceError` where the device is not held any more."""
+        self.call({"op": "check"})
+
     def _ended(self) -> NoReturn:
         self._closed.set()
         for pipe in (self._to, self._from):
