@@ -1,0 +1,124 @@
+"""The tables of benchmarks/quantisation.py, and the marked parts of its page."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lepton_edge import errors
+from lepton_edge.artifact import replacing
+
+Row = dict[str, Any]
+BACKENDS = {
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tflite": "TFLite",
+    "tensorrt": "TensorRT dialect, run by ONNX Runtime",
+}
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """What makes two rows the same one, measured twice."""
+    return tuple(row.get(each) for each in ("subject", "backend", "contender", "samples"))
+
+
+def machine() -> str:
+    """The CPU and its cores, as the page names them."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"model name\s*: (.+)", text)
+    name = found[1] if found else "unknown CPU"
+    vnni = ", AVX512-VNNI" if "avx512_vnni" in text else ""
+    return f"{name}{vnni}, {len(os.sched_getaffinity(0))} cores"
+
+
+def line(row: Row) -> str:
+    """One line while the benchmark runs."""
+    if "skipped" in row:
+        return f"{row['subject']}: skipped: {row['skipped']}"
+    place = " ".join(
+        str(row[k]) for k in ("subject", "backend", "contender", "samples") if k in row
+    )
+    if "failed" in row:
+        return f"{place}: FAILED: {row['failed']}"
+    return f"{place}: {' | '.join(_cells(row))}"
+
+
+def table(section: str, found: dict[str, Any]) -> str:
+    """The section's rows as Markdown, under the command that made them."""
+    rows = [row for row in found["rows"] if "skipped" not in row]
+    lines = [f"`{found['command']}` on {found['machine']}:", ""]
+    if rows:
+        head = _heads(section)
+        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines += [f"| {' | '.join([*_places(section, row), *_shown(row, head)])} |" for row in rows]
+    for row in found["rows"]:
+        if "skipped" in row:
+            lines += ["", f"{row['subject']}: skipped. {row['skipped']}"]
+    return "\n".join([*lines, ""])
+
+
+def _heads(section: str) -> list[str]:
+    if section == "cost":
+        return ["tool", "samples", "seconds", "peak GB"]
+    if section == "latency":
+        return ["network", "backend", "against", "ratio", "95 % interval", "ours ms", "verdict"]
+    if section == "efficientnet":
+        return ["backend", "quantiser", "agreement % [n]", "photographs", "enlarged CIFAR-10",
+                "SQNR dB"]  # fmt: skip
+    return ["network", "backend", "quantiser", "float %", "drop, points", "95 % interval", "n",
+            "SQNR dB", "agreement %"]  # fmt: skip
+
+
+def _places(section: str, row: Row) -> list[str]:
+    if section == "cost":
+        return [row["contender"], f"{row['samples']:,}"]
+    place = [BACKENDS[row["backend"]], row["contender"]]
+    return place if section == "efficientnet" else [row["title"], *place]
+
+
+def _shown(row: Row, head: Sequence[str]) -> list[str]:
+    if "failed" not in row:
+        return _cells(row)
+    missing = len(head) - len(_places("cost" if "samples" in row else "zoo", row))
+    if "photographs" in head:
+        missing = len(head) - 2
+    return [row["failed"].replace("|", "/"), *["-"] * (missing - 1)]
+
+
+def _cells(row: Row) -> list[str]:
+    if "peak_bytes" in row:
+        return [f"{row['seconds']:.1f}", f"{row['peak_bytes'] / 1e9:.2f}"]
+    if "compared" in row:
+        found = row["compared"]
+        low, high = found["interval"]
+        ours = sorted(found["b_p50_ms"])[len(found["b_p50_ms"]) // 2]
+        return [f"{found['ratio']:.3f}", f"{low:.3f} to {high:.3f}", f"{ours:.3g}",
+                found["verdict"]]  # fmt: skip
+    if "photographs" in row:
+        return [f"{100 * row['agreement']:.2f} [{row['n']:,}]",
+                *(f"{100 * row[half]['agreement']:.2f} %, {row[half]['sqnr_db']:.1f} dB"
+                  for half in ("photographs", "enlarged")), f"{row['sqnr_db']:.1f}"]  # fmt: skip
+    low, high = row["interval_pt"]
+    return [
+        f"{100 * row['float_accuracy']:.2f}", f"{row['drop_pt']:+.2f}", f"{low:+.2f} to {high:+.2f}",
+        f"{row['n']:,}", f"{row['sqnr_db']:.1f}", f"{100 * row['agreement']:.2f}",
+    ]  # fmt: skip
+
+
+def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:
+    """Puts each section's table between its two markers in the page, which must have them."""
+    text = path.read_text() if path.exists() else ""
+    for section, found in shown.items():
+        begin, end = f"<!-- benchmark: {section} -->", f"<!-- /benchmark: {section} -->"
+        if begin not in text or end not in text:
+            raise errors.UsageError(
+                f"{str(path)!r} has no place for the section {section}.",
+                next=f"Write {begin} and {end} where its table belongs.",
+            )
+        before, rest = text.split(begin, 1)
+        text = f"{before}{begin}\n{table(section, found)}{end}{rest.split(end, 1)[1]}"
+    with replacing(path) as temporary:
+        temporary.write_text(text)
