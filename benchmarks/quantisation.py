@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +109,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"short training, n={QUICK_N}")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "quantisation")
     parser.add_argument("-o", "--output", type=Path, help="the page whose parts are replaced")
-    parser.add_argument("--again", action="store_true", help="what is known already as well")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     given = parser.parse_args()
     if given.quick:
@@ -162,5 +160,4 @@ def _said(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(Path(__file__).parent / "__pycache__", ignore_errors=True)
     sys.exit(main())

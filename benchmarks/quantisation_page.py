@@ -103,9 +103,13 @@ def _cells(row: Row) -> list[str]:
                   for half in ("photographs", "enlarged")), f"{row['sqnr_db']:.1f}"]  # fmt: skip
     low, high = row["interval_pt"]
     return [
-        f"{100 * row['float_accuracy']:.2f}", f"{row['drop_pt']:+.2f}", f"{low:+.2f} to {high:+.2f}",
-        f"{row['n']:,}", f"{row['sqnr_db']:.1f}", f"{100 * row['agreement']:.2f}",
-    ]  # fmt: skip
+        f"{100 * row['float_accuracy']:.2f}",
+        f"{row['drop_pt']:+.2f}",
+        f"{low:+.2f} to {high:+.2f}",
+        f"{row['n']:,}",
+        f"{row['sqnr_db']:.1f}",
+        f"{100 * row['agreement']:.2f}",
+    ]
 
 
 def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:

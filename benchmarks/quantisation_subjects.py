@@ -151,8 +151,9 @@ def prepare(name: str, folder: Path, *, cifar10: Path | None, n: int, quick: boo
     file = folder / ("quick" if quick else ".") / f"{name}.safetensors"
     if not file.exists():
         trained = "mobilenet_relu" if name == "mobilenet_hostile" else name
-        _run("quantisation_train.py", trained, str(file.parent),
-             *(["--cifar10", str(cifar10)] if cifar10 else []), *(["--quick"] if quick else []))  # fmt: skip
+        options = ["--cifar10", str(cifar10)] if cifar10 else []
+        options += ["--quick"] if quick else []
+        _run("quantisation_train.py", trained, str(file.parent), *options)
     return Subject(
         name, ModelSource(f"{HERE / 'quantisation_nets.py'}:{name}", str(file)), calib, test, n
     )
