@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_edge import jobs
 from lepton_edge.artifact import Artifact
 from tests.conftest import MODEL, PREPROCESS, Done
 
@@ -101,6 +102,20 @@ def test_a_damaged_file_of_each_kind(cli: Cli, place: Path, tmp_path: Path, suff
     untouched(place)
 
 
+def test_a_truncated_tflite_and_pt2(cli: Cli, place: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="pip install 'lepton-edge[torch]'")
+    whole = {"cut.tflite": (Path(jobs.__file__).parent / "probe.tflite").read_bytes()}
+    torch.export.save(
+        torch.export.export(torch.nn.Linear(4, 4).eval(), (torch.zeros(1, 4),)),
+        tmp_path / "whole.pt2",
+    )
+    whole["cut.pt2"] = (tmp_path / "whole.pt2").read_bytes()
+    for name, content in whole.items():
+        (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+        refused(convert(cli, place, tmp_path / name), 8, name)
+    untouched(place)
+
+
 class _Payload:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f"touch {self.__dict__['mark']}",)
@@ -131,7 +146,7 @@ def test_a_zip_that_climbs_out(cli: Cli, place: Path, tmp_path: Path) -> None:
     [
         (("--to", "onxx"), ("onxx", "onnx")),
         (("--to", "onnx", "--precision", "int-8"), ("int-8", "int8")),
-        (("--to", "onnx", "--presicion", "int8"), ("--presicion",)),
+        (("--to", "onnx", "--presicion", "int8"), ("--presicion", "--precision")),
         (("--to", "onnx", "--option", "opsett=17"), ("opsett", "opset")),
         (("--to", "onnx", "--option", "batch=some"), ("batch",)),
         (("--to", "onnx", "--preprocess", "skale=1"), ("skale", "scale")),
@@ -170,6 +185,7 @@ def test_calibration_data_that_is_the_evaluation_data(
         ("labels", 8, "label"),
         ("empty", 8, "empty"),
         ("shape", 2, "image"),
+        ("dtype", 2, "int64"),
         ("names", 2, "image"),
         ("truncated", 8, "data.npz"),
     ],
@@ -187,6 +203,8 @@ def test_bad_data(cli: Cli, tmp_path: Path, change: str, code: int, word: str) -
         arrays = {"image": image[:0], "label": label[:0]}
     elif change == "shape":
         arrays["image"] = image[:, :, :14]
+    elif change == "dtype":
+        arrays["image"] = image.astype(np.int64)
     elif change == "names":
         arrays = {"left": image, "right": image, "label": label}
     np.savez(path, **arrays)
@@ -195,6 +213,18 @@ def test_bad_data(cli: Cli, tmp_path: Path, change: str, code: int, word: str) -
     done = cli("evaluate", *MODEL, "--data", path)
     refused(done, code)
     assert word in done.err.lower()
+
+
+def test_calibration_data_with_nan_leaves_the_output_alone(
+    cli: Cli, place: Path, tmp_path: Path
+) -> None:
+    image = np.random.default_rng(0).random((8, 1, 28, 28)).astype(np.float32)
+    image[6, 0, 1, 2] = np.nan
+    np.savez(tmp_path / "calib.npz", image=image)
+    done = cli("convert", *MODEL, "--to", "onnx", "--precision", "int8", "-o", place,
+               "--calib", tmp_path / "calib.npz")  # fmt: skip
+    refused(done, 8, "calib.npz", "6", "NaN")
+    untouched(place)
 
 
 def test_a_factory_that_raises(cli: Cli, place: Path, tmp_path: Path) -> None:
@@ -248,6 +278,18 @@ def test_ctrl_c_in_the_middle(place: Path) -> None:
     untouched(place)
     workers = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True)
     assert not workers.stdout.strip()
+
+
+def test_a_converter_that_is_not_installed(
+    cli: Cli, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # Found first and not importable: to every process what an absent package is.
+    (hidden / "openvino.py").write_text("raise ModuleNotFoundError(name='openvino')")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    refused(convert(cli, place, *MODEL, to="openvino"), 4, "lepton-edge[openvino]")
+    untouched(place)
 
 
 def test_a_backend_that_is_not_installed(tmp_path: Path) -> None:
