@@ -10,6 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lepton_edge import power
+from lepton_edge.power import text_of as _read
+
 # Instruction sets that decide which kernels a runtime takes (x86, then Arm).
 FEATURES = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -24,7 +27,7 @@ CPU = Path("/sys/devices/system/cpu")
 
 
 def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
-    """Facts now, in groups `cpu`, `load`, `memory`, `system`, `process`, `versions`.
+    """Facts now: groups `board cpu power load memory system process versions`.
 
     Frequencies in MHz, temperatures in degrees Celsius, memory in MB. Versions are read from the
     packages' metadata, without importing them.
@@ -38,6 +41,8 @@ def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
         if (text := _read(cpu / "cpufreq/scaling_cur_freq")) is not None and text.isdigit()
     ]
     return {
+        "board": power.board(),
+        "power": power.capture(),
         "cpu": {
             "model": fields.get("model name")
             or fields.get("Model")
@@ -87,6 +92,10 @@ COMPARABLE = (
     ("cpu", "features"),
     ("cpu", "governor"),
     ("cpu", "boost"),
+    ("power", "mode"),
+    ("power", "cpu_mhz"),
+    ("power", "clocks_mhz"),
+    ("power", "throttled"),
     ("system", "kernel"),
     ("process", "affinity"),
     ("process", "cpu_quota"),
@@ -116,13 +125,6 @@ def peak_rss_mb() -> float:
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _cpuinfo() -> dict[str, str]:

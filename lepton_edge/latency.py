@@ -151,6 +151,7 @@ def summarise(times_ms: Array, result: Mapping[str, Any], window: str) -> Latenc
         unstable.append(f"latency drifted by {100 * drift:+.1f} % from the first to the last fifth")
     if abs(result["clock_drift"]) > DRIFT:
         unstable.append(f"the clock drifted by {100 * result['clock_drift']:+.1f} %")
+    unstable += [f"before and after: {each}" for each in result.get("power_changes", ())]
 
     def quantile(share: float, least: int) -> float | None:
         return float(np.quantile(times_ms, share)) if n >= least else None

@@ -66,6 +66,7 @@ def timed(
         "facts": facts,
         "context": before,
         "frequency_after_mhz": after["cpu"]["frequency_mhz"],
+        "power_changes": context.differences({"power": before["power"]}, {"power": after["power"]}),
     }
     return found, taken
 
