@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import onnx
 from onnx import numpy_helper
 
 from lepton_edge import errors
-from lepton_edge.converters._float_onnx import backend, first_line
+from lepton_edge.converters._float_onnx import backend, first_line, run
 from lepton_edge.converters._onnx_graph import graphs, sort_nodes
-from lepton_edge.model import Array
+from lepton_edge.model import Array, Feeds
 
+# Operators that hand a mask on, element by element.
+PASSES = ("Add", "Mul", "Div", "Where", "Max", "Cast", "Reshape", "Unsqueeze", "Expand")
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 
 
@@ -61,6 +64,45 @@ def to_half(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if clamped:
         step["clamped_to_65504"] = clamped
     return half, step
+
+
+def check_activations(proto: onnx.ModelProto, feeds: Feeds) -> None:
+    """Raises `CannotConvert` naming the first activation that float16 cannot hold.
+
+    Large negative values on their way to a softmax are those of a mask, and do no harm. ONNX
+    Runtime's CPU provider would not show the fault: it computes float16 operators in float32.
+    """
+    inside = onnx.shape_inference.infer_shapes(proto)
+    known = {item.name: item for item in inside.graph.value_info}
+    known |= {item.name: item for item in inside.graph.output}
+    made = [name for node in inside.graph.node for name in node.output if name in known]
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in inside.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    del inside.graph.output[:]
+    inside.graph.output.extend(known[name] for name in made)
+    for name, value in run(inside, feeds).items():
+        if value.dtype != np.float32:
+            continue
+        finite = value[np.isfinite(value)]
+        high, low = float(finite.max(initial=0.0)), float(finite.min(initial=0.0))
+        masked = low < -LARGEST and high <= LARGEST and _masks(name, readers)
+        if max(high, -low) > LARGEST and not masked:
+            raise errors.CannotConvert(
+                f"The activation {name!r} reaches {max(high, low, key=abs):.6g} on the example"
+                f" inputs, beyond float16's {LARGEST:g}.",
+                next="Ask for the precision fp32, or normalise that tensor in the model.",
+            )
+
+
+def _masks(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> bool:
+    """Whether all that reads the tensor is a softmax, or passes its elements on to one."""
+    found = readers.get(name, [])
+    return bool(found) and all(
+        node.op_type == "Softmax" or (node.op_type in PASSES and _masks(node.output[0], readers))
+        for node in found
+    )
 
 
 def _check_range(proto: onnx.ModelProto) -> list[str]:

@@ -78,9 +78,11 @@ def convert(
     )
     record = None
     if target.precision == "fp16":
-        from lepton_edge.converters._onnx_half import to_half
+        from lepton_edge.converters import _onnx_half
 
-        made = made.then(*to_half(made.proto), "onnxruntime")
+        example = model.example(floats.example_batches(options.batch)[0])
+        _onnx_half.check_activations(made.proto, example)
+        made = made.then(*_onnx_half.to_half(made.proto), "onnxruntime")
     elif target.precision in _qdq.STATIC:
         assert calibration is not None
         if options.quantizer == "lepton":

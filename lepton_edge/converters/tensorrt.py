@@ -101,9 +101,11 @@ def convert(
         simplify=options.simplify,
     )
     if target.precision == "fp16":
-        from lepton_edge.converters._onnx_half import to_half
+        from lepton_edge.converters import _onnx_half
 
-        proto, step = to_half(made.proto)
+        example = model.example(floats.example_batches(options.batch)[0])
+        _onnx_half.check_activations(made.proto, example)
+        proto, step = _onnx_half.to_half(made.proto)
         del step["note"]  # it is about other runtimes
         made = made.then(proto, step, "onnxruntime")
     record = None

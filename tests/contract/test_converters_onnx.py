@@ -283,6 +283,34 @@ def test_an_operator_without_an_onnx_form_is_named(tmp_path: Path) -> None:
     assert "exporter=dynamo" in str(caught.value)
 
 
+def test_an_activation_beyond_float16_is_named(tmp_path: Path) -> None:
+    def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
+        return onnx.helper.make_node(op, inputs, [output], f"{op}_{output}")
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4])
+
+    weights = {"big": np.full(4, 6e4, np.float32), "small": np.full(4, 1e-5, np.float32)}
+    graph = onnx.helper.make_graph(
+        [
+            node("Mul", ["x", "big"], "scaled"),
+            node("Mul", ["scaled", "big"], "loud"),
+            node("Mul", ["loud", "small"], "quiet"),
+            node("Tanh", ["quiet"], "kept"),
+            node("Sub", ["quiet", "kept"], "y"),
+        ],
+        "loud",
+        [value("x")],
+        [value("y")],
+        [onnx.numpy_helper.from_array(each, name) for name, each in weights.items()],
+    )
+    path = tmp_path / "loud.onnx"
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    with pytest.raises(errors.CannotConvert, match=r"activation .* beyond float16's 65504"):
+        convert(sources.load(ModelSource(str(path))), tmp_path / "out", "fp16", simplify="none")
+
+
 def test_requests_that_contradict_themselves(tmp_path: Path) -> None:
     model = torch_model("plain_cnn")
     with pytest.raises(errors.UsageError, match="needs real inputs"):
