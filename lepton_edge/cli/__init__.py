@@ -21,9 +21,12 @@ def _app() -> typer.Typer:
         convert,
         demo,
         devices,
+        distil,
         doctor,
         evaluate,
+        finetune,
         inspect,
+        prune,
         report,
         verify,
     )
@@ -38,7 +41,10 @@ def _app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_version)
-    verbs = (inspect, convert, verify, evaluate, benchmark, compare, report, devices, doctor, demo)
+    verbs = (
+        *(inspect, convert, verify, evaluate, benchmark, compare, prune, distil, finetune),
+        *(report, devices, doctor, demo),
+    )
     for verb in verbs:
         app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
     return app

@@ -1,0 +1,163 @@
+"""What the verbs `prune`, `distil` and `finetune` share: options, the run, and its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lepton_edge.cli import _common as common
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The compressed model's folder.")]
+Train = Annotated[
+    str | None,
+    typer.Option(help="Training data, in the same forms as --data; never the same samples."),
+]
+TrainingTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--training",
+        help="key=value of the training: epochs, steps, batch, optimizer (sgd, adam, adamw), lr,"
+        " momentum, weight_decay, schedule (cosine, constant), warmup, label_smoothing, clip,"
+        " augment (flip,crop), holdout, patience, precision (fp32, bf16), seed, checkpoint_steps,"
+        " log_steps. Repeatable.",
+    ),
+]
+MaxDrop = Annotated[
+    str | None, typer.Option(help="Budget: 1pt (points) or 1% (of the value before).")
+]
+To = Annotated[
+    str | None,
+    typer.Option(
+        help="Formats in which the model is timed before and after: onnx,openvino,tflite."
+    ),
+]
+Window = Annotated[str, typer.Option(help="quick, official, or RUNS,SECONDS, for --to.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Where checkpoint and TensorBoard events go (default: OUTPUT.training)."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a training that was killed.")]
+Processes = Annotated[int, typer.Option(min=1, help="Processes that share each batch.")]
+Keys = Annotated[
+    list[str] | None, typer.Option("--option", help="key=value of the pass. Repeatable.")
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of one verb; see `compression.compress`."""
+
+    name: str
+    model: str
+    output: Path
+    options: dict[str, Any]
+    train: str | None
+    training: list[str] | None
+    data: str | None
+    metric: str
+    max_drop: str | None
+    weights: str | None
+    inputs: list[str] | None
+    preprocess: str | None
+    to: str | None
+    window: str
+    threads: int | None
+    work: Path | None
+    resume: bool
+    processes: int
+    time_limit: float
+    memory_limit: int | None
+    seed: int
+
+    def run(self, json: bool) -> int:
+        """Runs the pass and prints what it did; the exit code is the document's."""
+        from lepton_edge import compression
+
+        done = compression.compress(
+            self.name,
+            common.source(self.model, self.weights, self.inputs),
+            self.output,
+            train=self.train,
+            options={key: value for key, value in self.options.items() if value is not None},
+            training={"seed": self.seed, **common.pairs(self.training)},
+            data=self.data,
+            metric=self.metric,
+            max_drop=self.max_drop,
+            preprocess=common.preprocess(self.preprocess),
+            to=tuple(common.split(self.to or "")),
+            window=self.window,
+            threads=self.threads,
+            work=self.work,
+            resume=self.resume,
+            processes=self.processes,
+            time_limit_s=self.time_limit,
+            memory_limit_mb=self.memory_limit,
+        )
+        document = done.as_dict()
+        return common.emit(document, json, lambda: _text(document))
+
+
+TIME_LIMIT = 7 * 86400.0
+
+
+def _text(document: dict[str, Any]) -> str:
+    source, before, after = (document[key] for key in ("source", "before", "after"))
+    lines = [f"{document['status']}: {source['path']} --weights {source['weights']}"]
+    for key, name in (("parameters", "parameters"), ("macs", "MACs"), ("size_bytes", "bytes")):
+        if before[key] and after[key]:
+            lines.append(
+                f"  {name}: {before[key]:,.0f} -> {after[key]:,.0f}"
+                f" (x{after[key] / before[key]:.3f})"
+            )
+    lines += _what_was_done(document["pass"])
+    accuracy = document["accuracy"]
+    if accuracy is not None:
+        low, high = accuracy["drop_interval"]
+        rate = 100 if accuracy["metric"] in ("top1", "top5") else 1
+        unit = " points" if rate == 100 else ""
+        lines.append(
+            f"  {accuracy['metric']}: {rate * (accuracy['value'] + accuracy['drop']):.4g} ->"
+            f" {rate * accuracy['value']:.4g}, drop {rate * accuracy['drop']:.3g}{unit}"
+            f" [{rate * low:.3g}, {rate * high:.3g}], n={accuracy['n']:,}, paired"
+        )
+    for format, each in document["latency"].items():
+        low, high = each["interval"]
+        verdict = "no gain" if each["verdict"] == "tie" else each["verdict"]
+        lines.append(
+            f"  {format} fp32: {verdict}, p50 after / before = {each['ratio']:.3f}"
+            f" [{low:.3f}, {high:.3f}]"
+        )
+    return "\n".join(lines)
+
+
+def _what_was_done(record: dict[str, Any]) -> list[str]:
+    """Layers with what they kept, layers that were left and why, and how the loss went."""
+    lines = []
+    for number, each in enumerate(record.get("rounds", ()), 1):
+        title = f"  round {number}: " if len(record["rounds"]) > 1 else "  channels: "
+        changed = [
+            f"{row['layer']} {row['channels']}->{row['kept']}"
+            for row in each["layers"]
+            if row["kept"] != row["channels"]
+        ]
+        lines.append(title + ", ".join(changed))
+        if number == 1:
+            lines += [f"  not pruned: {name}: {why}" for name, why in each["not_pruned"].items()]
+    if "sparsity" in record:
+        packed = record["compressed_bytes"]
+        lines.append(
+            f"  zeros: {100 * record['sparsity']:.1f} % of the weights; compressed"
+            f" {packed['before']:,} -> {packed['after']:,} bytes"
+        )
+        lines.append(f"  {record['buys']}")
+    results = [record.get("result"), *(each.get("recovery") for each in record.get("rounds", ()))]
+    for result in filter(None, results):
+        early = ", stopped early" if result["stopped_early"] else ""
+        lines.append(
+            f"  training: {result['steps']:,} steps, loss {result['first_loss']:.4f} ->"
+            f" {result['last_loss']:.4f}{early}"
+        )
+    return lines

@@ -1,0 +1,334 @@
+"""The training engine: Accelerate's devices and processes, and what makes a run repeatable.
+
+Every random choice of a step depends on the seed and the step's number alone, so that a run that
+was killed goes on from its checkpoint to the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lepton_edge import errors
+from lepton_edge.compress import _checkpoint
+from lepton_edge.compress._data import Source, Table
+from lepton_edge.compress._events import Events
+from lepton_edge.compress._training import Training
+
+PROGRESS = "progress.jsonl"
+
+
+@dataclass
+class Result:
+    """What a training did: `losses` are of every step, `best` is the least held-out loss."""
+
+    steps: int = 0
+    epochs: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float | None = None
+    stopped_early: bool = False
+    resumed_at: int | None = None
+    processes: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        found = asdict(self)
+        losses = found.pop("losses")
+        found["first_loss"], found["last_loss"] = losses[0], float(np.mean(losses[-20:]))
+        return found
+
+
+def fit(
+    module: nn.Module,
+    objective: nn.Module,
+    data: Source,
+    training: Training,
+    work: Path,
+    *,
+    key: str = "",
+    resume: bool = False,
+    after_step: Callable[[], None] | None = None,
+) -> Result:
+    """Trains `module` in place; `objective(module, inputs, labels)` gives the loss of a batch.
+
+    `work` gets the checkpoint (removed at the end), TensorBoard events and a file of progress.
+    `key` names what is trained; with the data and the settings it is what a checkpoint must match.
+    `after_step` runs after each step of the optimiser (masks of a sparse network). In a group of
+    processes (torchrun's environment variables), each takes its part of every batch. Raises
+    `UsageError` for a loss that is not finite: the last good checkpoint stays in `work`.
+    """
+    return _Run(module, objective, data, training, work, key, after_step).run(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: nn.Module,
+        data: Source,
+        training: Training,
+        work: Path,
+        key: str,
+        after_step: Callable[[], None] | None,
+    ) -> None:
+        accelerate = _accelerate()
+        self.training, self.work, self.after_step = training, work, after_step
+        self.held: Table | None = None
+        if training.holdout:
+            if not isinstance(data, Table):
+                raise errors.UsageError("Holding out samples needs Samples, not a DataLoader.")
+            data, self.held = data.split(training.holdout, training.seed)
+        self.data: Source = data
+        self.batch = min(training.batch, len(data)) if isinstance(data, Table) else training.batch
+        self.per_epoch = data.steps(self.batch)
+        self.total = training.steps or training.epochs * self.per_epoch
+        settings = json.dumps(asdict(training), sort_keys=True)
+        self.key = hashlib.sha256(f"{key}\0{data.key}\0{settings}".encode()).hexdigest()
+        for parameter in module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        self.module, self.plain = module, _Whole(module, objective)
+        # Told so, it forms a group of processes on CPUs too.
+        self.accelerator: Any = accelerate.Accelerator(cpu=not torch.accelerator.is_available())
+        self.optimizer = training.optimizer_of(self.plain)
+        # The wrapper for several processes broadcasts rank 0's values, and later sums gradients.
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.plain, self.optimizer)
+        self.ranks = self.accelerator.num_processes
+        if self.batch % self.ranks:
+            raise errors.UsageError(
+                f"A batch of {self.batch} cannot be shared by {self.ranks} processes.",
+                next="Give a multiple.",
+            )
+        self.result = Result(processes=self.ranks)
+        self.best: dict[str, Tensor] | None = None
+        self.since_best = 0
+
+    def run(self, resume: bool) -> Result:
+        start = self._start(resume)
+        first = self.accelerator.is_main_process
+        if first:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self.events = Events(self.work / "logs", purge=start if start else None)
+        try:
+            self._loop(start)
+        except RuntimeError as error:
+            if "not enough memory" in str(error) or "out of memory" in str(error):
+                raise errors.WorkerFailed(
+                    f"Training ran out of memory with batches of {self.batch}.",
+                    next="Give a smaller batch, or bf16.",
+                ) from None
+            raise
+        finally:
+            if first:
+                self.events.close()
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+        self.module.cpu().eval()
+        self.accelerator.free_memory()
+        if first:
+            (self.work / _checkpoint.NAME).unlink(missing_ok=True)
+        return self.result
+
+    def _start(self, resume: bool) -> int:
+        if not resume:
+            if self.accelerator.is_main_process:
+                _checkpoint.refuse(self.work)
+            return 0
+        state = _checkpoint.load(self.work, self.key)
+        if state is None:
+            return 0
+        self.plain.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.since_best = state["best"], state["since_best"]
+        self.result.losses, self.result.best = list(state["losses"]), state["best_loss"]
+        self.result.resumed_at = state["step"]
+        return int(state["step"])
+
+    def _loop(self, start: int) -> None:
+        began = time.monotonic()
+        step = start
+        for epoch in range(start // self.per_epoch, -(-self.total // self.per_epoch)):
+            if self.result.stopped_early:
+                break
+            skip = step - epoch * self.per_epoch
+            for inputs, labels in self._batches(epoch, skip):
+                loss, accuracy = self._step(step, inputs, labels)
+                self.result.losses.append(loss)
+                step += 1
+                if step % self.training.log_steps == 0 or step == self.total:
+                    self._log(step, accuracy, time.monotonic() - began, step - start)
+                if step >= self.total:
+                    break
+                # At an epoch's end it is written below, with the held-out loss.
+                if step % self.training.checkpoint_steps == 0 and step % self.per_epoch:
+                    self._checkpoint(step)
+            self._validate(step)
+            self.result.steps, self.result.epochs = step, epoch + 1
+            if step < self.total and not self.result.stopped_early:
+                self._checkpoint(step)
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[tuple[Any, Any]]:
+        """This process's part of each batch, as tensors on its device."""
+
+        seed, rank, device = self.training.seed, self.accelerator.process_index, self._device()
+        for inputs, labels in self.data.epoch(epoch, seed, self.batch, skip):
+            share = len(inputs[0]) // self.ranks
+            mine = slice(rank * share, (rank + 1) * share)
+            yield (
+                tuple(torch.as_tensor(each[mine]).to(device) for each in inputs),
+                None if labels is None else torch.as_tensor(labels[mine]).to(device),
+            )
+
+    def _device(self) -> torch.device:
+        device: torch.device = self.accelerator.device
+        return device
+
+    def _step(self, step: int, inputs: tuple[Tensor, ...], labels: Any) -> tuple[float, float]:
+
+        training = self.training
+        seed = (training.seed * 1_000_003 + step) * 64 + self.accelerator.process_index
+        torch.manual_seed(seed)  # dropout and the like: the same in a run that was resumed
+        generator = torch.Generator().manual_seed(seed)
+        if training.augment:
+            inputs = tuple(training.augmented(each, generator) for each in inputs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.lr * training.rate(step, self.total)
+        self.wrapped.train()
+        bf16 = training.precision == "bf16"
+        context = torch.autocast(self._device().type, torch.bfloat16) if bf16 else nullcontext()
+        with context:
+            loss, accuracy = self.wrapped(inputs, labels)
+        value = self._mean(loss.detach().float())
+        if not np.isfinite(value):
+            kept = self.work / _checkpoint.NAME
+            raise errors.UsageError(
+                f"The loss became {value} at step {step + 1} of {self.total}"
+                f" (learning rate {self.optimizer.param_groups[0]['lr']:.3g}).",
+                next=f"The last good checkpoint is kept at {str(kept)!r}; try a smaller lr."
+                if kept.exists()
+                else "No checkpoint had been written yet; try a smaller lr.",
+            )
+        self.accelerator.backward(loss)
+        if training.clip is not None:
+            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), training.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.after_step is not None:
+            self.after_step()
+        return value, self._mean(accuracy.detach().float())
+
+    def _mean(self, value: Tensor) -> float:
+        return float(self.accelerator.reduce(value, "mean") if self.ranks > 1 else value)
+
+    def _validate(self, step: int) -> None:
+        """The held-out loss; keeps the best weights, and says when to stop."""
+        if self.held is None:
+            return
+
+        self.plain.eval()
+        total, hits, device = 0.0, 0.0, self._device()
+        with torch.inference_mode():
+            for begin in range(0, len(self.held), self.batch):
+                inputs, labels = self.held.rows(
+                    np.arange(begin, min(begin + self.batch, len(self.held)))
+                )
+                loss, accuracy = self.plain(
+                    tuple(torch.from_numpy(each).to(device) for each in inputs),
+                    None if labels is None else torch.from_numpy(labels).to(device),
+                )
+                total += float(loss) * len(inputs[0])
+                hits += float(accuracy) * len(inputs[0])
+        loss = total / len(self.held)
+        self._event(step, **{"held-out/loss": loss, "held-out/accuracy": hits / len(self.held)})
+        if self.result.best is None or loss < self.result.best:
+            self.result.best, self.since_best = loss, 0
+            state = self.module.state_dict()
+            self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
+            return
+        self.since_best += 1
+        patience = self.training.patience
+        self.result.stopped_early = patience is not None and self.since_best >= patience
+
+    def _log(self, step: int, accuracy: float, seconds: float, done: int) -> None:
+        recent = self.result.losses[-self.training.log_steps :]
+        loss = float(np.mean(recent))
+        weights = [each for each in self.module.parameters() if each.ndim > 1]
+        zeros = sum(int((each == 0).sum()) for each in weights)
+        self._event(
+            step,
+            **{
+                "train/loss": loss,
+                "train/accuracy": accuracy,
+                "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+                "train/sparsity": zeros / max(1, sum(each.numel() for each in weights)),
+            },
+        )
+        if self.accelerator.is_main_process:
+            line = {
+                "step": step,
+                "steps": self.total,
+                "loss": round(loss, 6),
+                "accuracy": round(accuracy, 4),
+                "steps_per_s": round(done / max(seconds, 1e-9), 3),
+            }
+            with (self.work / PROGRESS).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _event(self, step: int, **scalars: float) -> None:
+        if self.accelerator.is_main_process:
+            self.events.add(step, **scalars)
+
+    def _checkpoint(self, step: int) -> None:
+        """Written by the first process, and only while every weight is finite."""
+        if not self.accelerator.is_main_process:
+            return
+
+        state = self.plain.state_dict()
+        if not all(bool(torch.isfinite(each).all()) for each in state.values()):
+            raise errors.UsageError(
+                f"The weights were no longer finite at step {step} of {self.total}.",
+                next="The checkpoint before it is kept; try a smaller lr.",
+            )
+        _checkpoint.save(
+            self.work,
+            {
+                "model": state,
+                "optimizer": self.optimizer.state_dict(),
+                "step": step,
+                "losses": self.result.losses,
+                "best": self.best,
+                "best_loss": self.result.best,
+                "since_best": self.since_best,
+            },
+            self.key,
+        )
+
+
+class _Whole(nn.Module):
+    """Both in one module, so that the wrapper for several processes sees every parameter."""
+
+    def __init__(self, module: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.trained, self.objective = module, objective
+
+    def forward(self, inputs: tuple[Tensor, ...], labels: Any) -> Any:
+        return self.objective(self.trained, inputs, labels)
+
+
+def _accelerate() -> Any:
+    try:
+        return importlib.import_module("accelerate")
+    except ImportError as error:
+        raise errors.BackendMissing(
+            f"accelerate is needed to train and cannot be imported ({error}).",
+            next="pip install 'lepton-edge[train]'.",
+        ) from None

@@ -1,0 +1,138 @@
+"""Distillation: a student learns the answers of a teacher, with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_edge import errors, sources
+from lepton_edge.compress import _pass
+from lepton_edge.compress._data import Table
+from lepton_edge.compress._form import Form
+from lepton_edge.compress._training import Training
+from lepton_edge.model import Model, ModelSource
+from lepton_edge.samples import Samples
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Distil:
+    """The model that is passed in is the student; `teacher` is another source of the same task.
+
+    With `width` the student is made by the model's own factory, called with width=, from new
+    weights; the teacher is then the model itself where none is given. The loss is `weight` parts of
+    the teacher's answers (KL divergence at `temperature`; mean squared error where the model has
+    several outputs and `output` names none) and the rest the labels', where the samples have them.
+    `features` and `attention` are pairs student:teacher of module names whose outputs are matched
+    too, with the weight `feature_weight`.
+    """
+
+    teacher: ModelSource | None = None
+    width: float | None = None
+    temperature: float = 4.0
+    weight: float = 0.9
+    features: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    feature_weight: float = 1.0
+    output: str | None = None
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 0 < self.width < 1:
+            raise errors.UsageError(f"A width of {self.width:g} is not between 0 and 1.")
+        if not self.temperature > 0 or not 0 < self.weight <= 1 or self.feature_weight < 0:
+            raise errors.UsageError(
+                "The temperature is above 0, the weight between 0 and 1, the feature weight 0 or"
+                " more."
+            )
+
+    def __call__(
+        self,
+        model: Model,
+        training: Samples | Iterable[Any] | None,
+        *,
+        out: Path,
+        work: Path | None = None,
+        resume: bool = False,
+    ) -> Model:
+        """Writes the trained student to the folder `out` and opens it; see `_pass.Work`.
+
+        Raises `UsageError` where the teacher's outputs have other names or shapes.
+        """
+        from lepton_edge.compress._objectives import Distillation, Task
+        from lepton_edge.compress.prune import example
+
+        if self.teacher is None and self.width is None:
+            raise errors.UsageError(
+                "Distillation needs a teacher, or a width for the student.",
+                next="Give --teacher file.py:factory with its weights, or --width 0.5.",
+            )
+        if training is None:
+            raise errors.UsageError("Distillation needs samples.", next="Give --train.")
+        state = _pass.Work.begin(model, out, work, resume)
+        if self.width is not None:
+            state.form, state.module = _scaled(state.form, self.width)
+        data = state.source(training)
+        labelled = not isinstance(data, Table) or data.labels is not None
+        objective = Distillation(
+            self._teacher(model),
+            Task(self.output, "auto", self.training.label_smoothing),
+            temperature=self.temperature,
+            weight=self.weight if labelled else 1.0,
+            features=list(map(_pair, self.features)),
+            attention=list(map(_pair, self.attention)),
+            feature_weight=self.feature_weight,
+        )
+        objective.prepare(state.module.eval(), example(model))
+        result = state.fit(objective, training, self.training)
+        return state.finish(
+            {"pass": "distil", **asdict(self), "labels": labelled, "result": result.as_dict()}
+        )
+
+    def _teacher(self, model: Model) -> nn.Module:
+        if self.teacher is None:
+            import copy
+
+            own: nn.Module = copy.deepcopy(model.native)
+            return own
+        found = sources.load(self.teacher)
+        if found.framework != "torch":
+            raise errors.UsageError(
+                f"The teacher {self.teacher.path!r} is no PyTorch module.",
+                next="Give it as file.py:factory with its weights.",
+            )
+        given: nn.Module = found.native
+        return given
+
+
+def _scaled(form: Form, width: float) -> tuple[Form, nn.Module]:
+    """The factory's own smaller network, as it starts."""
+    if form.attributes or form.shapes:
+        raise errors.UsageError(
+            "The width of a pruned model cannot be scaled: its layers have widths of their own.",
+            next="Scale the model that it was pruned from.",
+        )
+    scaled = replace(form, arguments={**form.arguments, "width": width})
+    module = scaled.plain()
+    whole = sum(each.numel() for each in form.plain().parameters())
+    if sum(each.numel() for each in module.parameters()) >= whole:
+        raise errors.UsageError(
+            f"With width={width:g} the network of {form.factory!r} is no smaller."
+        )
+    return scaled, module
+
+
+def _pair(text: str) -> tuple[str, str]:
+    mine, colon, other = text.partition(":")
+    if not colon:
+        raise errors.UsageError(
+            f"Cannot read the pair {text!r}.", next="Write student.module:teacher.module."
+        )
+    return mine, other
+
+
+PASS = Distil

@@ -1,0 +1,49 @@
+"""Fine-tuning: more training of a model on labelled samples, from the weights that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lepton_edge import errors
+from lepton_edge.compress import _pass
+from lepton_edge.compress._training import Training
+from lepton_edge.model import Model
+from lepton_edge.samples import Samples
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Trains every weight on the labels of the task.
+
+    `output` names the output that the labels belong to, where there are several. `loss` is
+    cross-entropy for class indices and the mean squared error for arrays.
+    """
+
+    output: str | None = None
+    loss: Literal["auto", "cross-entropy", "mse"] = "auto"
+    training: Training = field(default_factory=Training)
+
+    def __call__(
+        self,
+        model: Model,
+        training: Samples | Iterable[Any] | None,
+        *,
+        out: Path,
+        work: Path | None = None,
+        resume: bool = False,
+    ) -> Model:
+        """Writes the trained model to the folder `out` and opens it; see `_pass.Work`."""
+        from lepton_edge.compress._objectives import Task
+
+        state = _pass.Work.begin(model, out, work, resume)
+        if training is None:
+            raise errors.UsageError("Fine-tuning needs training samples.", next="Give --train.")
+        task = Task(self.output, self.loss, self.training.label_smoothing)
+        result = state.fit(task, training, self.training)
+        return state.finish({"pass": "finetune", **asdict(self), "result": result.as_dict()})
+
+
+PASS = Finetune
