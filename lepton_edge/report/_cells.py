@@ -48,6 +48,19 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return f"{value:{plus}.{decimals}f}"
 
 
+def both(low: float, high: float) -> tuple[str, str]:
+    """Two ends of an interval, with up to two digits more where they would look the same."""
+    texts = number(low), number(high)
+    if low == high or texts[0] != texts[1] or not any(map(str.isdigit, texts[0])):
+        return texts
+    decimals = len(texts[0].partition(".")[2])
+    for more in () if "e" in texts[0] else (1, 2):
+        texts = f"{low:,.{decimals + more}f}", f"{high:,.{decimals + more}f}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
 def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -72,7 +85,7 @@ def interval_text(accuracy: Accuracy) -> str:
         return ""
     if is_rate(accuracy):
         return f"[{100 * low:.2f}, {100 * high:.2f}]"
-    return f"[{number(low)}, {number(high)}]"
+    return "[{}, {}]".format(*both(low, high))
 
 
 def points(drop: float | None, interval: Interval | None) -> str:
@@ -152,8 +165,8 @@ def _median(row: Row) -> Cell:
     plain = _timing(lambda latency: latency.p50_ms)(row)
     if row.latency is None or plain.sort is None:
         return plain
-    low, high = row.latency.p50_interval_ms
-    return Cell(plain.text, plain.sort, f"[{number(low)}, {number(high)}]", plain.estimated)
+    low, high = both(*row.latency.p50_interval_ms)
+    return Cell(plain.text, plain.sort, f"[{low}, {high}]", plain.estimated)
 
 
 def _text(pick: Callable[[Row], str | None]) -> Callable[[Row], Cell]:

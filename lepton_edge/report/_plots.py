@@ -120,6 +120,8 @@ def scatter(rows: Sequence[Row]) -> Any:
     if wide:
         plot.xaxis.ticker = FixedTicker(ticks=_log_ticks(fastest, slowest))
         plot.xgrid.ticker = plot.xaxis.ticker
+    else:
+        plot.x_range = _around([*data["x"], *data["x0"], *data["x1"]])
     source = ColumnDataSource(data)
     if line:
         plot.step(
@@ -156,6 +158,14 @@ def scatter(rows: Sequence[Row]) -> Any:
     ]
     plot.add_tools(HoverTool(visible=False, renderers=[dots], tooltips=tips))
     return plot
+
+
+def _around(values: Sequence[float]) -> Range1d:
+    """At least 20 % wide, so that a bar of a thousandth does not look like the whole axis."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite), max(finite)
+    half = max(0.55 * (high - low), 0.1 * (low + high) / 2)
+    return Range1d(start=(low + high) / 2 - half, end=(low + high) / 2 + half)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

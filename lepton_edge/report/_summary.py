@@ -86,10 +86,11 @@ def best_sentence(rows: Sequence[Row]) -> str:
     if winner is None or latency is None:
         return "No artefact with a measured latency has the status PASS."
     low, high = latency.p50_interval_ms
+    ends = " to ".join(_cells.both(low, high))
     batch = "" if latency.batch == 1 else f" for a batch of {latency.batch}"
     text = (
         f"The fastest artefact that passes is {winner.name}: {_cells.number(latency.p50_ms)} ms"
-        f" at the median{batch} (95 % interval {_cells.number(low)} to {_cells.number(high)})"
+        f" at the median{batch} (95 % interval {ends})"
     )
     if (accuracy := winner.accuracy) is not None:
         text += f", {accuracy.metric} {_cells.value_text(accuracy)} on {accuracy.n:,} samples"

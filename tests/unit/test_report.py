@@ -268,6 +268,25 @@ def test_the_pareto_line_of_an_error_metric_goes_down() -> None:
     assert [found.name for found in _summary.pareto(rows)] == ["fast", "precise"]
 
 
+@pytest.mark.parametrize(
+    ("ends", "texts"),
+    [
+        ((0.1061, 0.1064), ("0.1061", "0.1064")),
+        ((0.03681, 0.036812), ("0.036810", "0.036812")),
+        ((0.106, 0.106), ("0.106", "0.106")),
+        ((0.106, 0.112), ("0.106", "0.112")),
+        ((1204.2, 1204.4), ("1,204.2", "1,204.4")),
+        ((1e-9, 1.0000001e-9), ("1e-09", "1e-09")),
+        ((NAN, 1.0), ("—", "1.00")),
+        ((NAN, NAN), ("—", "—")),
+    ],
+)
+def test_the_ends_of_an_interval_are_told_apart(
+    ends: tuple[float, float], texts: tuple[str, str]
+) -> None:
+    assert _cells.both(*ends) == texts
+
+
 # ---- JSON ------------------------------------------------------------------------------------
 
 
@@ -609,6 +628,17 @@ def test_the_histogram_counts_every_run_or_says_which_are_not_drawn() -> None:
     assert len(bins["edges"]) == len(bins["counts"]) + 1 == BINS + 1
     assert "2,000 runs. " in bins["note"]
     assert "are not drawn" in bins["note"]
+
+
+def test_the_latency_axis_of_one_row_is_wider_than_its_interval() -> None:
+    pytest.importorskip("bokeh", reason="needs the extra: pip install 'lepton-edge[report]'")
+    from lepton_edge.report import _plots
+
+    found = made_up.latency(0, 1.0, p50_ms=1.0, p50_interval_ms=(0.999, NAN))
+    row = made_up.row("a", "torch", "onnx", "fp32", latency=found, accuracy=made_up.accuracy(0))
+    axis = _plots.scatter([row]).x_range
+    assert axis.start < 0.91
+    assert axis.end > 1.09
 
 
 def test_equal_samples_make_a_histogram_too() -> None:
