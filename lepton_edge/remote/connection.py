@@ -178,15 +178,17 @@ class Connection:
         for pipe in (self._to, self._from):
             with contextlib.suppress(OSError):
                 pipe.close()
-        code = self._process.wait()
-        error = self._transport.failure(code, self.log())
+        code, log = self._process.wait(), self.log()
         if hasattr(self, "about"):
+            last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
             error = errors.DeviceError(
                 f"The connection to {str(self.address)!r} was lost in the middle of the work"
-                f" ({error.message.rstrip('.')}).",
+                f" ({last.rstrip('.') or f'code {code}'}).",
                 next="When it is back, run the same command again: what was finished is kept.",
             )
-        error.log = self.log()
+        else:
+            error = self._transport.failure(code, log)
+        error.log = log
         raise error
 
     def log(self) -> str:

@@ -1,0 +1,130 @@
+"""An artefact on a device, over a real sshd, by Pythons that have numpy and one runtime only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_edge import accuracy, errors, latency, loading, parity
+from lepton_edge.artifact import Artifact
+from lepton_edge.model import ModelSource, random_feeds
+from lepton_edge.samples import open_samples
+from tests.boards import Board
+from tests.conftest import DEMO, Done
+from tests.device.conftest import LITERT
+
+SOURCE = ModelSource(f"{DEMO / 'cnn.py'}:factory", str(DEMO / "cnn.safetensors"))
+ENVIRONMENTS = [
+    ("tflite", LITERT),
+    ("tflite", ("3.10", "numpy", "ai-edge-litert")),
+    ("tflite", ("3.11", "numpy==1.26.4", "tflite-runtime==2.14.0")),
+    ("tflite", ("3.8", "numpy", "tflite-runtime==2.14.0")),
+    ("onnx", ("3.8", "numpy", "onnxruntime")),
+]
+Python = Callable[..., Path]
+Convert = Callable[[str, str], Artifact]
+
+
+@pytest.mark.parametrize(("format", "packages"), ENVIRONMENTS)
+def test_every_supported_python_computes_what_this_one_does(
+    board: Board, python: Python, convert: Convert, few_images: Path, format: str, packages: tuple
+) -> None:
+    artifact = convert(format, "int8")
+    address = board.address(python=python(*packages), wait="yes")
+    images = loading.prepare(open_samples(few_images), artifact)
+    here = accuracy.score(artifact, images, threads=1)
+    there = accuracy.score(artifact, images, threads=1, on=address)
+    assert there.fingerprint == here.fingerprint
+    assert (there.predicted == here.predicted).mean() >= 0.99
+    noise = np.square(there.class_scores - here.class_scores).sum()
+    assert np.square(here.class_scores).sum() > 1000 * noise  # 30 dB: rounding of int8 kernels
+    assert there.facts["on"] == f"ssh://{board.user}@127.0.0.1:{board.port}"
+
+
+def test_the_same_runtime_gives_the_same_bits(
+    board: Board, python: Python, convert: Convert, few_images: Path
+) -> None:
+    artifact = convert("tflite", "int8")
+    address = board.address(python=python(*LITERT), wait="yes")
+    images = loading.prepare(open_samples(few_images), artifact)
+    here = accuracy.score(artifact, images, threads=1)
+    there = accuracy.score(artifact, images, threads=1, on=address)
+    if here.facts["version"] != there.facts["version"]:
+        pytest.skip(f"ai-edge-litert {here.facts['version']} here, {there.facts['version']} there")
+    np.testing.assert_array_equal(here.class_scores, there.class_scores)
+    assert parity.verify(SOURCE, artifact, data=images, n=32, on=address).status == "PASS"
+
+
+def test_a_session_there_is_a_session(board: Board, python: Python, convert: Convert) -> None:
+    artifact = convert("tflite", "fp32")
+    address = board.address(python=python(*LITERT), wait="yes")
+    with loading.load(artifact) as here, loading.load(artifact, on=address) as there:
+        assert there.signature == here.signature
+        for seed in range(3):
+            feeds = random_feeds(here.signature.inputs, 1, seed)
+            np.testing.assert_allclose(*(one.run(feeds)["output"] for one in (here, there)), 1e-4)
+        image = np.full((28, 28), 128, np.uint8)
+        assert there.predict(image)["output"].shape == (1, 10)
+
+
+def test_a_benchmark_there_has_the_devices_own_context(
+    cli: Callable[..., Done], board: Board, python: Python, convert: Convert, few_images: Path
+) -> None:
+    interpreter = python(*LITERT)
+    done = cli(
+        "benchmark", convert("tflite", "int8").folder, "--window", "150,0.5", "--data", few_images,
+        "--json", "--wait", "--on", board.address(python=interpreter),
+    )  # fmt: skip
+    assert done.code in (0, 6), done.err  # 6: a busy machine is unstable, and it is said
+    document = done.document
+    assert document["latency"]["n"] >= 150
+    assert len(document["latency"]["samples_ms"]) == document["latency"]["n"]
+    assert document["facts"]["threads"] == 1
+    assert document["facts"]["runtime"] == "tflite"
+    device = document["context"]["device"]
+    assert device["python"] == str(interpreter)
+    assert abs(device["clock_offset_s"]) < 60
+    assert "torch" not in document["context"]["versions"]
+    assert "ai-edge-litert" in document["context"]["versions"]
+
+
+def test_nothing_is_sent_twice(board: Board, python: Python, convert: Convert) -> None:
+    artifact = convert("tflite", "fp32")
+    address = board.address(python=python(*LITERT), wait="yes", folder=board.home / "once")
+    times = []
+    for _ in range(2):
+        with loading.load(artifact, on=address) as session:
+            session.run(random_feeds(session.signature.inputs, 1))
+        files = [path for path in (board.home / "once").rglob("*") if path.is_file()]
+        assert sorted(path.suffix for path in files) == [".pyz", ".tflite"]
+        times.append({path: path.stat().st_mtime_ns for path in files})
+    assert times[0] == times[1]
+
+
+def test_compare_holds_the_device_and_resumes_by_pairs(
+    board: Board, python: Python, convert: Convert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third benchmark is cut off: the pair before it is not measured again."""
+    a, b = convert("tflite", "fp32"), convert("tflite", "int8")
+    address = board.address(python=python(*LITERT), wait="yes")
+    asked: list[Path] = []
+    real = latency._measured
+
+    def measured(subject: Artifact, **job: object) -> object:
+        asked.append(subject.folder)
+        if len(asked) == 3:
+            board.kill_connections()
+        return real(subject, **job)
+
+    monkeypatch.setattr(latency, "_measured", measured)
+    options = {"window": "100,0.2", "warmup_s": 0.2, "threads": 1, "on": address}
+    with pytest.raises(errors.DeviceError, match="was lost in the middle"):
+        latency.compare(a, b, **options)
+    asked.extend([a.folder] * 10)  # no cut this time
+    before = len(asked)
+    result = latency.compare(a, b, **options)
+    assert len(result.a_p50_ms) == 5
+    assert len(asked) - before == 8
