@@ -7,7 +7,6 @@ the float network has there; its bias takes up what is left of the mean.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_edge.calibration import patches, rounding, write_onnx
+from lepton_edge.calibration import layer, patches, rounding, write_onnx
 from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import Graph
 from lepton_edge.calibration.grid import QParams
+from lepton_edge.calibration.layer import LayerRecord
 from lepton_edge.calibration.observe_onnx import Data, cut
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.calibration.stepper import Stepper
@@ -28,24 +28,6 @@ from lepton_edge.model import Array
 
 if TYPE_CHECKING:
     from onnx import NodeProto
-
-RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-_ROWS = 48  # rows of inputs for each of a layer's K unknowns, over all samples
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What was done to one layer: SQNR of W z against V z, nearest and learned, in dB.
-
-    `ridge` is None where the difference between the two networks is not compensated.
-    """
-
-    node: str
-    inputs: int
-    rows: int
-    ridge: float | None
-    nearest_db: float
-    learned_db: float
 
 
 @dataclass
@@ -136,7 +118,7 @@ def _moments(
     """Moments of the node's inputs over three quarters of the batches, and over the others."""
     groups, size = patches.matrix_shape(node, shape)
     fitted, held = (rounding.Moments.empty(groups, size) for _ in range(2))
-    rows_each = max(32, _ROWS * size // samples)
+    rows_each = layer.rows_each(size, samples)
     tensor = node.input[0]
     pairs = zip(floats.advance(tensor), ints.advance(f"{tensor}_q"), strict=True)
     for index, (x, codes) in enumerate(pairs):
@@ -160,41 +142,23 @@ def _layer(
     matrix = patches.to_matrix(node, weight, axis).astype(np.float64)
     scale = np.broadcast_to(params.scale, (weight.shape[axis],)).astype(np.float64)
     scale = scale.reshape(matrix.shape[:2])
-    bounds = (params.grid.qmin, params.grid.qmax)
-    fitted, held = sets
-    hessian, cross, x, z = fitted.plus(held).finish(centred)
-    closest = np.clip(np.rint(matrix / scale[:, :, None]), *bounds)
-    codes, ridge, plain = closest, math.inf, scale
-    if rounded:
-        if compensated and held.n:
-            ridge = rounding.strength(
-                matrix, fitted.finish(centred)[:2], held.finish(centred)[:2], RIDGES
-            )
-        codes, scale = rounding.learn(
-            matrix,
-            scale,
-            bounds,
-            hessian,
-            cross if math.isfinite(ridge) else hessian,
-            ridge=ridge if math.isfinite(ridge) else rounding.DAMPING,
-            refit=params.scale.ndim > 0,
-        )
-    value = codes * scale[:, :, None]
+    found = layer.fit(
+        node.name,
+        matrix,
+        scale,
+        (params.grid.qmin, params.grid.qmax),
+        sets,
+        corrected=centred,
+        rounded=rounded,
+        compensated=compensated,
+        refit=params.scale.ndim > 0,
+    )
     bias = _bias(graph, node)
-    if bias is not None and centred:
-        shift = np.einsum("gok,gk->go", matrix, x) - np.einsum("gok,gk->go", value, z)
-        bias = (bias + shift.reshape(-1)).astype(np.float32)
-    stored = patches.from_matrix(node, codes, weight.shape, axis).astype(params.grid.storage)
-    flat = scale.reshape(-1).astype(np.float32)
+    if bias is not None and found.shift is not None:
+        bias = (bias + found.shift.reshape(-1)).astype(np.float32)
+    stored = patches.from_matrix(node, found.codes, weight.shape, axis).astype(params.grid.storage)
+    flat = found.scale.reshape(-1).astype(np.float32)
     params = QParams(
         flat if params.scale.ndim else params.scale, params.zero_point, params.grid, params.axis
     )
-    record = LayerRecord(
-        node.name,
-        matrix.shape[2],
-        fitted.n + held.n,
-        ridge if math.isfinite(ridge) else None,
-        rounding.sqnr_db(matrix, closest * plain[:, :, None], hessian),
-        rounding.sqnr_db(matrix, value, hessian),
-    )
-    return Weight(stored, params, bias), record
+    return Weight(stored, params, bias), found.record

@@ -47,12 +47,12 @@ def rows(
     """
     if node.op_type != "Conv":
         flat = [value.reshape(-1, value.shape[-1]) for value in values]
-        chosen = _choose(flat[0].shape[0], limit, seed)
+        chosen = choose(flat[0].shape[0], limit, seed)
         return [value[chosen][None] for value in flat]
     windows = [_windows(node, value, kernel) for value in values]
     spatial = (windows[0].ndim - 2) // 2
     places = (windows[0].shape[0], *windows[0].shape[2 : 2 + spatial])
-    chosen = _choose(int(np.prod(places)), limit, seed)
+    chosen = choose(int(np.prod(places)), limit, seed)
     index = np.unravel_index(chosen, places)
     groups = attribute(node, "group", 1)
     found = []
@@ -63,7 +63,8 @@ def rows(
     return found
 
 
-def _choose(n: int, limit: int, seed: int) -> Array:
+def choose(n: int, limit: int, seed: int) -> Array:
+    """`limit` of `n` indices in order, drawn without replacement; all where they are fewer."""
     if n <= limit:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, limit, replace=False))
