@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
     tmp_path: Path, data: Samples
 ) -> None:
     how = Training(epochs=20, batch=32, lr=1e18, clip=None, warmup=0.9, checkpoint_steps=1)
-    with pytest.raises(errors.UsageError, match="last good checkpoint|no longer finite"):
+    with pytest.raises(errors.UsageError, match=r"last good checkpoint|no longer finite"):
         Finetune(training=how)(model("plain"), data, out=tmp_path / "out")
     state = torch.load(tmp_path / "out.training" / "checkpoint.pt", weights_only=True)
     assert state["step"] >= 1
