@@ -15,7 +15,12 @@ from lepton_edge.session import Session, batch_of
 if TYPE_CHECKING:
     Answer = tuple[dict[str, Any], Sequence[Array]]
 
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "ai-edge-litert"}
+# ai-edge-litert begins with Python 3.9; tflite-runtime, which was before it, takes numpy 1 only.
+PACKAGES = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "tflite": "ai-edge-litert" if sys.version_info >= (3, 9) else "tflite-runtime 'numpy<2'",
+}
 
 
 class Work:

@@ -54,7 +54,7 @@ On = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Run the artefact on another machine: ssh://user@host[:port][?python=PATH&folder=PATH]."
+        help="Use another machine: ssh://user@host[:port][?python=PATH&folder=PATH]."
         " It needs Python 3.8, numpy and one runtime.",
     ),
 ]

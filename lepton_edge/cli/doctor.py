@@ -28,6 +28,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
 }
 _ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
+_THERE = ("onnx", "openvino", "tflite")  # what a device can have
 _PROBED = ("onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt")
 
 
@@ -35,22 +36,59 @@ def command(
     parts: Annotated[
         list[str] | None, typer.Argument(help="Only these; missing ones give exit code 4.")
     ] = None,
+    on: common.On = None,
+    wait: common.Wait = False,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> int:
-    """Show what is installed, prove each runtime with one inference, and say what to do next."""
+    """Show what is installed, prove each runtime with one inference, and say what to do next.
+
+    With --on, of a device: which of its runtimes work, by one inference each on it.
+    """
     for name in parts or ():
         if name not in _PARTS:
             raise errors.unknown("part", name, _PARTS)
+    address = common.address(on, wait)
+    if address is not None:
+        document = _of_device(address, parts)
+        return common.emit(document, json, lambda: _text(document))
     found = [_examine(name) for name in (parts or _PARTS)]
     missing = [row["name"] for row in found if parts and not row["works"]]
-    document: dict[str, Any] = {
+    document = _document(sys.version.split()[0], found, missing)
+    return common.emit(document, json, lambda: _text(document))
+
+
+def _document(python: str, found: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
+    return {
         "status": f"SKIPPED({', '.join(missing)} missing)" if missing else "PASS",
         "exit_code": errors.BackendMissing.exit_code if missing else 0,
-        "python": sys.version.split()[0],
+        "python": python,
         "parts": found,
     }
-    return common.emit(document, json, lambda: _text(document))
+
+
+def _of_device(address: str, parts: list[str] | None) -> dict[str, Any]:
+    """Exit code 4 where a part that was asked for does not work there, or none does."""
+    from lepton_edge import remote
+
+    for name in parts or ():
+        if name not in _THERE:
+            raise errors.UsageError(
+                f"{name!r} is no part of a device.", next=f"Ask for {', '.join(_THERE)}."
+            )
+    with remote.reserve(address, "doctor") as device:
+        versions = device.about["context"]["versions"]
+        found = []
+        for name in parts or _THERE:
+            packages, _, purpose = _PARTS[name]
+            there = {each: versions[each] for each in packages if each in versions}
+            row = {"name": name, "purpose": purpose, "versions": there, "reason": None}
+            found.append({**row, "next": None, **_probe(name, on=device.address.text())})
+        missing = [row["name"] for row in found if parts and not row["works"]]
+        if not any(row["works"] for row in found):
+            missing = [row["name"] for row in found]
+        about = {**device.about, "machine": remote.machine(device.about)}
+    return {**_document(versions["python"], found, missing), "device": about}
 
 
 def _examine(name: str) -> dict[str, Any]:
@@ -84,12 +122,13 @@ def _tensorrt_install() -> str:
     return tensorrt.INSTALL
 
 
-def _probe(name: str) -> dict[str, Any]:
+def _probe(name: str, on: str | None = None) -> dict[str, Any]:
     """One real inference (or build) in a process of its own, so that a crash is only a finding."""
     from lepton_edge import jobs
 
     try:
-        return {"works": True, "proof": jobs.call("probe", part=name, time_limit_s=120)["proof"]}
+        proof = jobs.call("probe", part=name, on=on, time_limit_s=120)["proof"]
+        return {"works": True, "proof": proof}
     except errors.EdgeError as error:
         return {"works": False, "reason": error.message, "next": error.next}
 
@@ -103,6 +142,12 @@ def _version(package: str) -> str | None:
 
 def _text(document: dict[str, Any]) -> str:
     lines = [f"Python {document['python']}"]
+    if "device" in document:
+        device = document["device"]
+        lines = [
+            f"{device['machine']}: Python {document['python']} ({device['python']}),"
+            f" {device['free'] >> 20:,} MB free in {device['folder']}"
+        ]
     width = max(len(row["name"]) for row in document["parts"])
     for row in document["parts"]:
         versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())

@@ -15,12 +15,15 @@ _EXPECTED = np.array([[1.0, 0.0, 3.0, 0.0]], np.float32)  # max(x, 0) of the inp
 _INPUT = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
 
 
-def run(part: str) -> dict[str, Any]:
-    """`{"proof": text}`; raises the part's own error, or `WorkerFailed` for a wrong answer."""
+def run(part: str, on: str | None = None) -> dict[str, Any]:
+    """`{"proof": text}`; raises the part's own error, or `WorkerFailed` for a wrong answer.
+
+    A runtime can be asked of the device `on`.
+    """
     probes = {
-        "onnx": lambda: _runtime("onnx", "probe.onnx"),
-        "openvino": lambda: _runtime("openvino", "probe.xml"),
-        "tflite": lambda: _runtime("tflite", "probe.tflite"),
+        "onnx": lambda: _runtime("onnx", "probe.onnx", on),
+        "openvino": lambda: _runtime("openvino", "probe.xml", on),
+        "tflite": lambda: _runtime("tflite", "probe.tflite", on),
         "torch": _torch,
         "tensorflow": _tensorflow,
         "onnx2tf": _onnx2tf,
@@ -29,15 +32,16 @@ def run(part: str) -> dict[str, Any]:
     return {"proof": probes[part]()}
 
 
-def _runtime(format: str, file: str) -> str:
+def _runtime(format: str, file: str, on: str | None) -> str:
     from lepton_edge import loading
 
     artifact = Artifact(folder=_FOLDER, file=file, format=format)
-    with loading.load(artifact) as session:
+    with loading.load(artifact, on=on) as session:
         (output,) = session.run(_INPUT).values()
         _check(output)
         facts = session.facts
-    return f"one inference right, {facts.get('runtime', format)}"
+    name = facts.get("implementation") or facts.get("runtime", format)
+    return f"one inference right, {name}"
 
 
 def _torch() -> str:

@@ -22,7 +22,7 @@ from lepton_edge.remote.journal import Journal
 from lepton_edge.remote.session import RemoteSession, machine
 from lepton_edge.session import Session
 
-__all__ = ["Address", "Connection", "Journal", "benchmark", "open_session", "reserve"]
+__all__ = ["Address", "Connection", "Journal", "benchmark", "machine", "open_session", "reserve"]
 
 
 def open_session(

@@ -35,13 +35,13 @@ LOG_TAIL = 4000
 
 # A POSIX shell on the device: gets the worker if it is not there, and becomes it.
 _SCRIPT = """
+umask 077
 py={python} dir={folder}
 case $py in "~/"*) py=$HOME/${{py#"~/"}};; esac
 case $dir in "~/"*) dir=$HOME/${{dir#"~/"}};; esac
 command -v "$py" >/dev/null 2>&1 || {{ echo "{say} refused no-python"; exit 0; }}
 file=$dir/worker/{sha256}.pyz
 if [ "$(wc -c 2>/dev/null <"$file")" -eq {size} ] 2>/dev/null; then :; else
-  umask 077
   mkdir -p "$dir/worker" 2>/dev/null && : 2>/dev/null >"$file.$$" || {{
     echo "{say} refused folder $dir"; exit 0; }}
   echo "{say} need"

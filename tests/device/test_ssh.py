@@ -128,3 +128,20 @@ def test_compare_holds_the_device_and_resumes_by_pairs(
     result = latency.compare(a, b, **options)
     assert len(result.a_p50_ms) == 5
     assert len(asked) - before == 8
+
+
+def test_doctor_proves_what_a_device_has(
+    cli: Callable[..., Done], board: Board, python: Python
+) -> None:
+    address = board.address(python=python("3.8", "numpy", "onnxruntime"))
+    done = cli("doctor", "--json", "--wait", "--on", address)
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.document["parts"]}
+    assert rows["onnx"]["works"]
+    assert "one inference right" in rows["onnx"]["proof"]
+    assert not rows["tflite"]["works"]
+    assert "pip install tflite-runtime 'numpy<2'" in rows["tflite"]["next"]
+    assert done.document["python"].startswith("3.8.")
+    missing = cli("doctor", "tflite", "--wait", "--on", address)
+    assert missing.code == 4
+    assert cli("doctor", "torch", "--on", address).code == 2
