@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lepton_edge.model import Array
 LEAST = 256  # weights of a tensor: what is smaller gains nothing
 BLOCK = 32  # weights along K that share one 4-bit grid
 RECURRENT = ("LSTM", "GRU", "RNN")
+EVERY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", *RECURRENT)
 
 
 def int8(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -26,11 +28,28 @@ def int8(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
 
     A DequantizeLinear widens each; ONNX Runtime does it once, when it opens the file.
     """
+    result, before, after = narrowed(proto, EVERY)
+    if not before:
+        raise _nothing("int8-weights")
+    step = {
+        "step": "int8-weights",
+        "tool": "lepton-edge",
+        "weights": "int8 symmetric per channel",
+        "weight_bytes": [before, after],
+        "computes": "float32: ONNX Runtime widens the weights when it opens the file",
+    }
+    return result, step
+
+
+def narrowed(
+    proto: onnx.ModelProto, operators: Collection[str]
+) -> tuple[onnx.ModelProto, int, int]:
+    """The graph with the weights of `operators` in int8; their bytes before and after."""
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     before = after = 0
     for graph in graphs(result.graph):
-        axes = _axes(graph)
+        axes = _axes(graph, operators)
         for tensor in list(graph.initializer):
             if tensor.name not in axes or tensor.data_type != onnx.TensorProto.FLOAT:
                 continue
@@ -43,17 +62,9 @@ def int8(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
             _replace(graph, tensor, params.quantize(value), params)
             before, after = before + value.nbytes, after + value.size + 4 * most.size
         sort_nodes(graph)
-    if not before:
-        raise _nothing("int8-weights")
-    onnx.checker.check_model(result)
-    step = {
-        "step": "int8-weights",
-        "tool": "lepton-edge",
-        "weights": "int8 symmetric per channel",
-        "weight_bytes": [before, after],
-        "computes": "float32: ONNX Runtime widens the weights when it opens the file",
-    }
-    return result, step
+    if before:
+        onnx.checker.check_model(result)
+    return result, before, after
 
 
 def int4(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -91,10 +102,12 @@ def int4(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
     return result, step
 
 
-def _axes(graph: onnx.GraphProto) -> dict[str, int]:
+def _axes(graph: onnx.GraphProto, operators: Collection[str]) -> dict[str, int]:
     """The axis of output channels of each weight, by the first operator that reads it."""
     found: dict[str, int] = {}
     for node in graph.node:
+        if node.op_type not in operators:
+            continue
         axis: int | None = None
         slots: tuple[int, ...] = (1,)
         if node.op_type == "Conv":

@@ -59,6 +59,8 @@ def cache() -> Path:
     return Path(root) / "lepton-edge" / "calibration"
 
 
+# Large weights that Q/DQ leaves in float; recurrent ones must be constants for the other two.
+TABLES = {"ort": ("Gather", "LSTM", "GRU", "RNN"), "openvino": ("Gather",), "tensorrt": ()}
 STATIC = ("int8", "int8-mixed")
 
 
@@ -98,6 +100,8 @@ def quantize(
     """
     import onnx
 
+    from lepton_edge.converters import _onnx_weights
+
     source, result = folder / ".float.onnx", folder / ".qdq.onnx"
     try:
         floats.save(made.proto, source)
@@ -112,6 +116,9 @@ def quantize(
         for part in folder.glob(".float.onnx*"):
             part.unlink()
         result.unlink(missing_ok=True)
+    proto, before, after = _onnx_weights.narrowed(proto, TABLES[dialect.partition("_")[0]])
+    if before:
+        done["tables"] = {"weights": "int8 symmetric per row", "bytes": [before, after]}
     step = {
         "step": precision,
         "tool": "lepton-edge",

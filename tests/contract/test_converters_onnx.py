@@ -283,6 +283,19 @@ def test_an_operator_without_an_onnx_form_is_named(tmp_path: Path) -> None:
     assert "exporter=dynamo" in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "least"), [("two_tower", 30), ("lstm", 40), ("gpt", 20)])
+def test_int8_stores_embeddings_and_recurrent_weights_narrow(
+    name: str, least: float, tmp_path: Path
+) -> None:
+    model = torch_model(name)
+    whole = convert(model, tmp_path / "whole")
+    artifact = convert(model, tmp_path / "out", "int8")
+    before, after = artifact.steps[-1]["tables"]["bytes"]
+    assert after < 0.5 * before
+    assert artifact.size_bytes < 0.75 * whole.size_bytes
+    assert sqnr_db(model, artifact) > least
+
+
 def test_an_activation_beyond_float16_is_named(tmp_path: Path) -> None:
     def node(op: str, inputs: list[str], output: str) -> onnx.NodeProto:
         return onnx.helper.make_node(op, inputs, [output], f"{op}_{output}")
