@@ -1,6 +1,6 @@
 """Which engines tensorrt_rtx builds of the test zoo, without a GPU: families by precision by GPU.
 
-    python benchmarks/engines.py [--family NAME ...] [--gpu 7.5 8.6 ...] [-o docs/tensorrt.md]
+    python benchmarks/engines.py [--family NAME ...] [--gpu 8.0 8.6 ...] [-o docs/tensorrt.md]
 
 A cell says how many MB the engine has, or why there is none. Nothing is run: that needs the GPU.
 The graph that an engine is built from is compared with its source by onnxruntime; `check` is that
@@ -59,7 +59,7 @@ def cell(name: str, precision: str, gpu: str) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", nargs="+", default=list(dict.fromkeys(zoo.FAMILIES.values())))
-    parser.add_argument("--gpu", nargs="+", default=["7.5", "8.6", "8.9", "12.0"])
+    parser.add_argument("--gpu", nargs="+", default=["8.0", "8.6", "8.9", "12.0"])
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     name, library = tensorrt._library()
