@@ -24,12 +24,13 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tflite-convert": (("litert-torch", "ai-edge-quantizer"), "tflite-convert", "export TFLite"),
     "onnx2tf": ((), "", "ONNX to TFLite, in an environment of its own"),
     "tensorrt": (("tensorrt", "tensorrt-rtx-cu13-bindings"), "tensorrt", "build TensorRT engines"),
+    "edgetpu": ((), "", "run what edgetpu_compiler made"),
     "report": (("jinja2", "bokeh"), "report", "HTML reports"),
     "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
 }
 _ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
 _THERE = ("onnx", "openvino", "tflite")  # what a device can have
-_PROBED = ("onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt")
+_PROBED = ("onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt", "edgetpu")
 
 
 def command(

@@ -28,6 +28,7 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
         "tensorflow": _tensorflow,
         "onnx2tf": _onnx2tf,
         "tensorrt": _tensorrt,
+        "edgetpu": _edgetpu,
     }
     return {"proof": probes[part]()}
 
@@ -79,6 +80,26 @@ def _tensorrt() -> str:
         target = Target("tensorrt", "fp32")
         artifact = tensorrt.convert(model, target, Path(folder), options=tensorrt.Options())
         return f"one engine built, {artifact.size_bytes:,} bytes"
+
+
+def _edgetpu() -> str:
+    """Never a proof: only a file that Google's compiler made runs on an Edge TPU."""
+    from lepton_edge.runtimes import _common
+    from lepton_edge.runtimes import _edgetpu as runtime
+
+    module = "ai_edge_litert.interpreter"
+    lite = _common.backend(module, library="ai_edge_litert", extra="tflite")
+    try:
+        lite.load_delegate(runtime.LIBRARY)
+    except (OSError, ValueError) as error:
+        raise runtime.missing(runtime.LIBRARY, str(error)) or errors.BackendMissing(
+            f"{runtime.LIBRARY} is here, but no Edge TPU: {_common.first_line(error)}.",
+            next="Plug it in, and check that this user may use it.",
+        ) from None
+    raise errors.BackendMissing(
+        f"{runtime.LIBRARY} loads; whether an inference with it is right is not known.",
+        next="Prove it: lepton-edge benchmark M_edgetpu.tflite --device edgetpu.",
+    )
 
 
 def _check(output: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from lepton_edge import errors
 from lepton_edge.artifact import Artifact
 from lepton_edge.model import Array, Signature, TensorSpec
-from lepton_edge.runtimes import _common
+from lepton_edge.runtimes import _common, _edgetpu
 from lepton_edge.session import Session
 
 # implementation: (module that holds Interpreter, distributions that bring it)
@@ -30,17 +30,23 @@ class Options:
 
     `xnnpack` keeps the interpreter's default delegate of fast CPU kernels; without it the built-in
     kernels run. The facts tell which interpreter ran and how many operators XNNPACK took.
+    `delegate` is the library for the device `edgetpu` (`edgetpu:usb`, `edgetpu:pci:0`, ...), where
+    `allow_fallback` lets the CPU run the operators that its compiler left.
     """
 
     implementation: Literal["auto", "ai_edge_litert", "tflite_runtime", "tensorflow"] = "auto"
     xnnpack: bool = True
+    delegate: str = _edgetpu.LIBRARY
+    allow_fallback: bool = False
 
 
 def open_session(
     artifact: Artifact, *, device: str = "cpu", threads: int | None = None, options: Options
 ) -> Session:
     """Opens the file and allocates its tensors at the batch size that it was written with."""
-    _common.only_cpu(device, "tflite")
+    edgetpu, _, port = device.partition(":")
+    if edgetpu != "edgetpu":
+        _common.only_cpu(device, "tflite")
     name = _installed() if options.implementation == "auto" else options.implementation
     module, distributions = _HOMES[name]
     lite = _common.backend(
@@ -53,8 +59,14 @@ def open_session(
         if options.xnnpack
         else lite.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     )
-    interpreter = _interpreter(lite, name, artifact, count, resolver)
+    delegates = []
+    if edgetpu == "edgetpu":
+        delegates = [_edgetpu.delegate(lite, module, options.delegate, port, artifact)]
+    interpreter = _interpreter(lite, name, artifact, count, resolver, delegates)
     taken, total = _delegated(interpreter)
+    placement = None if taken is None else f"XNNPACK {taken}/{total}"
+    if delegates:
+        placement = _edgetpu.placement(interpreter, artifact, options.allow_fallback)
     facts = {
         "runtime": "tflite",
         "implementation": name,
@@ -63,7 +75,7 @@ def open_session(
         "threads": count,
         "xnnpack": None if taken is None else taken > 0,
         "precision": artifact.precision if artifact.files else None,
-        "placement": None if taken is None else f"XNNPACK {taken}/{total}",
+        "placement": placement,
     }
     return TfliteSession(artifact, interpreter, facts)
 
@@ -121,13 +133,18 @@ def _installed() -> str:
     )
 
 
-def _interpreter(lite: Any, name: str, artifact: Artifact, threads: int, resolver: Any) -> Any:
+def _interpreter(
+    lite: Any, name: str, artifact: Artifact, threads: int, resolver: Any, delegates: Sequence[Any]
+) -> Any:
     try:
         with warnings.catch_warnings():
             # TensorFlow's interpreter announces its own removal on every use.
             warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
             interpreter = lite.Interpreter(
-                str(artifact.path), num_threads=threads, experimental_op_resolver_type=resolver
+                str(artifact.path),
+                num_threads=threads,
+                experimental_op_resolver_type=resolver,
+                experimental_delegates=list(delegates),
             )
     except SystemError as error:
         raise errors.BackendMissing(
@@ -143,6 +160,11 @@ def _interpreter(lite: Any, name: str, artifact: Artifact, threads: int, resolve
     try:
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
+        if _edgetpu.CUSTOM_OP in str(error):
+            raise errors.PlacementError(
+                f"{str(artifact.path)!r} is compiled for the Edge TPU and runs nowhere else.",
+                next="Use --device edgetpu where there is one, or the file that was compiled.",
+            ) from None
         raise errors.CannotConvert(
             f"{name} cannot run {str(artifact.path)!r}: {_common.first_line(error)}.",
             next="Use a newer interpreter, or convert without custom or Flex operators.",
