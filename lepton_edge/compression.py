@@ -10,7 +10,8 @@ from typing import Any
 
 from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, sources
 from lepton_edge._progress import followed
-from lepton_edge.conversion import convert
+from lepton_edge.artifact import Artifact, replacing
+from lepton_edge.conversion import _refuse_to_overwrite, convert
 from lepton_edge.jobs import compress as job
 from lepton_edge.measurement import Accuracy, Comparison
 from lepton_edge.model import ModelSource
@@ -70,6 +71,94 @@ def distil(source: ModelSource | str, output: str | Path, **given: Any) -> Compr
 def finetune(source: ModelSource | str, output: str | Path, **given: Any) -> Compressed:
     """Trains a model further on labelled samples; `options` are those of `compress.Finetune`."""
     return compress("finetune", source, output, **given)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 artefact whose integers were trained; `record` has the layer-by-layer check."""
+
+    artifact: Artifact
+    status: str
+    record: Mapping[str, Any]
+    accuracy: Accuracy | None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.status == "PASS" else errors.GateFailed.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON document of `finetune --precision int8`."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "artifact": self.artifact.describe(),
+            "accuracy": self.accuracy.as_dict() if self.accuracy else None,
+            "pass": dict(self.record),
+        }
+
+
+def finetune_int8(
+    source: ModelSource | str,
+    output: str | Path,
+    *,
+    train: Data,
+    calib: Data | None = None,
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    data: Data | None = None,
+    metric: str = "top1",
+    max_drop: str | None = None,
+    preprocess: Preprocess | None = None,
+    batch: int | None = 1,
+    work: str | Path | None = None,
+    resume: bool = False,
+    time_limit_s: float = 7 * 86400.0,
+    memory_limit_mb: int | None = None,
+) -> Quantized:
+    """Trains `source` in the integers of a dialect and writes the ONNX artefact `output`.
+
+    `options` are those of `compress.quantize.QuantizedTraining`. Ranges of activations come from
+    `calib`, else from some of the training samples. The source may be of any framework that
+    converts to ONNX. `batch` is fixed in the file, None leaves it free. The rest as for `compress`.
+    """
+    source = ModelSource(source) if isinstance(source, str) else source
+    output = Path(output)
+    work = output.with_name(f"{output.name}.training") if work is None else Path(work)
+    job.build("quantize", options or {}, training or {})
+    sources.framework_of(source)
+    if max_drop is not None and data is None:
+        raise errors.UsageError("A budget for the drop needs evaluation data.")
+    samples = open_samples(train, preprocess=preprocess)
+    held = None if data is None else open_samples(data, preprocess=preprocess)
+    ranges = None if calib is None else open_samples(calib, preprocess=preprocess)
+    for each in (samples, ranges):
+        if held is not None and each is not None:
+            _refuse_shared(each, held)
+    _refuse_to_overwrite(output, source)
+    with replacing(output) as temporary:
+        temporary.mkdir()
+        with followed(work, PROGRESS):
+            done = jobs.call(
+                "quantize",
+                source=source.as_dict(),
+                options=dict(options or {}),
+                training=dict(training or {}),
+                samples=samples.as_dict(),
+                calib=None if ranges is None else ranges.as_dict(),
+                preprocess=None if preprocess is None else preprocess.as_dict(),
+                batch=batch,
+                out=str(temporary),
+                work=str(work),
+                resume=resume,
+                time_limit_s=time_limit_s,
+                memory_limit_mb=memory_limit_mb,
+            )
+    artifact = Artifact.load(output)
+    found = None
+    if held is not None:
+        found = accuracy.evaluate(artifact, held, metric=metric, baseline=source, max_drop=max_drop)
+    status = found.status if found is not None and found.status else "PASS"
+    return Quantized(artifact, status, done["record"], found)
 
 
 def compress(

@@ -113,16 +113,7 @@ def _text(document: dict[str, Any]) -> str:
                 f" (x{after[key] / before[key]:.3f})"
             )
     lines += _what_was_done(document["pass"])
-    accuracy = document["accuracy"]
-    if accuracy is not None:
-        low, high = accuracy["drop_interval"]
-        rate = 100 if accuracy["metric"] in ("top1", "top5") else 1
-        unit = " points" if rate == 100 else ""
-        lines.append(
-            f"  {accuracy['metric']}: {rate * (accuracy['value'] + accuracy['drop']):.4g} ->"
-            f" {rate * accuracy['value']:.4g}, drop {rate * accuracy['drop']:.3g}{unit}"
-            f" [{rate * low:.3g}, {rate * high:.3g}], n={accuracy['n']:,}, paired"
-        )
+    lines += _accuracy(document["accuracy"])
     for format, each in document["latency"].items():
         low, high = each["interval"]
         verdict = "no gain" if each["verdict"] == "tie" else each["verdict"]
@@ -131,6 +122,37 @@ def _text(document: dict[str, Any]) -> str:
             f" [{low:.3f}, {high:.3f}]"
         )
     return "\n".join(lines)
+
+
+def _accuracy(found: dict[str, Any] | None) -> list[str]:
+    """The metric before and after, and the paired drop."""
+    if found is None:
+        return []
+    low, high = found["drop_interval"]
+    rate = 100 if found["metric"] in ("top1", "top5") else 1
+    before = found["value"] + (found["drop"] if found["higher_is_better"] else -found["drop"])
+    unit = " points" if rate == 100 else ""
+    return [
+        f"  {found['metric']}: {rate * before:.4g} -> {rate * found['value']:.4g},"
+        f" drop {rate * found['drop']:.3g}{unit} [{rate * low:.3g}, {rate * high:.3g}],"
+        f" n={found['n']:,}, paired"
+    ]
+
+
+def quantized_text(document: dict[str, Any]) -> str:
+    """What `finetune --precision int8` prints."""
+    artifact, record = document["artifact"], document["pass"]
+    equal = record["equal"]
+    return "\n".join(
+        [
+            f"{document['status']}: {artifact['path']} ({artifact['size_bytes']:,} bytes)",
+            f"  integers written are those trained: {equal['weights']} weights and"
+            f" {equal['biases']} biases equal; {100 * equal['activations_equal']:.3f} % of the"
+            f" activations of {len(equal['activations'])} tensors",
+            *_what_was_done(record),
+            *_accuracy(document["accuracy"]),
+        ]
+    )
 
 
 def _what_was_done(record: dict[str, Any]) -> list[str]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+import typer
+
+from lepton_edge import errors
 from lepton_edge.cli import _common as common
 from lepton_edge.cli import _passes as passes
 
@@ -9,6 +14,21 @@ from lepton_edge.cli import _passes as passes
 def command(
     model: common.Model,
     output: passes.Output,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or int8: train the integers of an ONNX artefact.")
+    ] = "fp32",
+    calib: Annotated[
+        str | None,
+        typer.Option(help="int8: data for the ranges (default: some of the training samples)."),
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(help="int8: ort_x86_vnni (default), ort_x86, ort_arm, openvino, tensorrt."),
+    ] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="int8: bits of weights, 8 or 4.")] = None,
+    learned_step: Annotated[
+        bool, typer.Option("--learned-step", help="int8: train the grids' steps too.")
+    ] = False,
     train: passes.Train = None,
     training: passes.TrainingTexts = None,
     option: passes.Keys = None,
@@ -30,13 +50,55 @@ def command(
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> int:
-    """Train MODEL further on labelled samples, from the weights that it has."""
-    chosen = common.pairs(option)
+    """Train MODEL further on labelled samples, from the weights that it has.
+
+    With --precision int8, quantisation is in the loop: the output is an ONNX artefact whose
+    integers are those that were trained, checked layer by layer.
+    """
+    chosen: dict[str, Any] = common.pairs(option)
+    if precision not in ("fp32", "int8"):
+        raise errors.UsageError(f"Fine-tuning is in fp32 or int8, not in {precision!r}.")
+    if precision == "fp32":
+        given = {"--calib": calib, "--dialect": dialect, "--weight-bits": weight_bits,
+                 "--learned-step": learned_step or None}  # fmt: skip
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong:
+            raise errors.UsageError(f"{wrong[0]} is for --precision int8.")
+    else:
+        if train is None:
+            raise errors.UsageError("Fine-tuning needs training samples.", next="Give --train.")
+        if to is not None or processes > 1:
+            raise errors.UsageError("--to and --processes are for --precision fp32.")
+        from lepton_edge import compression
+
+        chosen |= {
+            key: value
+            for key, value in (("dialect", dialect), ("weight_bits", weight_bits))
+            if value is not None
+        }
+        done = compression.finetune_int8(
+            common.source(model, weights, inputs),
+            output,
+            train=train,
+            calib=calib,
+            options={**chosen, "learned_step": learned_step},
+            training={"seed": seed, **common.pairs(training)},
+            data=data,
+            metric=metric,
+            max_drop=max_drop,
+            preprocess=common.preprocess(preprocess),
+            work=work,
+            resume=resume,
+            time_limit_s=time_limit,
+            memory_limit_mb=memory_limit,
+        )
+        document = done.as_dict()
+        return common.emit(document, json, lambda: passes.quantized_text(document))
     return passes.Request(
         "finetune",
         model,
         output,
-        dict(chosen),
+        chosen,
         train,
         training,
         data,

@@ -1,0 +1,284 @@
+"""An ONNX graph as a PyTorch module that trains: float, or rounded to a dialect's grids.
+
+Where a `Plan` puts QuantizeLinear and DequantizeLinear, values are rounded to the same integers,
+and gradients pass straight through inside the range (Bengio et al. 2013, arXiv 1308.3432; learned
+step size: Esser et al. 2020, arXiv 1902.08153).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lepton_edge import errors
+from lepton_edge.calibration import grid, write_onnx
+from lepton_edge.calibration.dialects import Dialect
+from lepton_edge.calibration.graph import STANDARD, Graph
+from lepton_edge.calibration.placement import Plan
+from lepton_edge.calibration.write_onnx import Quantized, Weight
+from lepton_edge.compress._onnx_ops import OPERATORS
+
+SHRINK = np.linspace(0.3, 1.0, 36)  # of a channel's largest weight, tried for the least error
+
+
+class _Round(torch.autograd.Function):
+    """Half to even, as ONNX rounds; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(_context: Any, value: Tensor) -> Tensor:
+        return torch.round(value)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class _Slowed(torch.autograd.Function):
+    """A value whose gradient is made smaller."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor, factor: float) -> Tensor:
+        context.factor = factor
+        return value.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * context.factor, None
+
+
+def rounded(value: Tensor) -> Tensor:
+    result: Tensor = _Round.apply(value)  # type: ignore[no-untyped-call]
+    return result
+
+
+class OnnxModule(nn.Module):
+    """Runs `graph`; its convolutions' and matrix products' weights and biases are parameters.
+
+    Without a plan it computes in float. With one, `activations` are the grids of its tensors, and
+    `learned` makes their steps and those of the weights parameters too.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        anchors: dict[str, int],
+        *,
+        plan: Plan | None = None,
+        dialect: Dialect | None = None,
+        activations: dict[str, grid.QParams] | None = None,
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        unknown = {
+            node.op_type
+            for node in graph.nodes
+            if node.op_type not in OPERATORS or node.domain not in STANDARD[:2]
+        }
+        if unknown:
+            raise errors.CannotConvert(
+                f"Training with quantisation in the loop has no {', '.join(sorted(unknown))}.",
+                next="Quantise after training, with convert --precision int8.",
+            )
+        self.graph, self.anchors, self.plan, self.dialect = graph, anchors, plan, dialect
+        self.grids, self.learned = activations or {}, learned
+        self.codes: dict[str, Tensor] | None = None  # filled by a forward where it is a dict
+        self.trained = nn.ParameterDict()
+        self.place: dict[str, str] = {}  # constant -> its key among the parameters
+        for node in graph.nodes:
+            if node.name in anchors:
+                for index in (1, 2):
+                    self._train(node.input[index] if index < len(node.input) else "")
+        self.steps = nn.ParameterDict()
+        self.ratios: dict[str, Tensor] = {}
+        self._names = [name for name in graph.constants if name not in self.place]
+        for index, name in enumerate(self._names):
+            value = torch.from_numpy(np.array(graph.constants[name]))
+            self.register_buffer(f"constant{index}", value, persistent=False)
+        if plan is not None:
+            self._begin_steps()
+
+    def _train(self, name: str) -> None:
+        if name and name in self.graph.constants and name not in self.place:
+            self.place[name] = f"p{len(self.place)}"
+            value = torch.from_numpy(np.array(self.graph.constants[name]))
+            self.trained[self.place[name]] = nn.Parameter(value)
+
+    def _begin_steps(self) -> None:
+        assert self.dialect is not None
+        for node in self.graph.nodes:
+            if node.name not in self.anchors:
+                continue
+            weight = self.trained[self.place[node.input[1]]].detach()
+            key, axis = self.place[node.input[1]], self.anchors[node.name]
+            ratio = _least_error(weight, axis, self.dialect)
+            self.ratios[key] = ratio
+            if self.learned:
+                self.steps[key] = nn.Parameter(self._spread(weight, axis, ratio))
+        if self.learned:
+            for index, params in enumerate(self.grids.values()):
+                self.steps[f"a{index}"] = nn.Parameter(torch.tensor(float(params.scale)))
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """The graph's outputs by name, for its inputs in order."""
+        values: dict[str, Any] = {
+            name: getattr(self, f"constant{index}") for index, name in enumerate(self._names)
+        }
+        values.update({name: self.trained[key] for name, key in self.place.items()})
+        for name, value in zip(self.graph.inputs, inputs, strict=True):
+            values[name] = value
+            self._quantize(name, values)
+        for node in self.graph.nodes:
+            given = [values[self._read(node, i)] if name else None
+                     for i, name in enumerate(node.input)]  # fmt: skip
+            if self.plan is not None and node.name in self.anchors:
+                self._weights(node, given, values)
+            attributes = _attributes(node)
+            if node.op_type == "Split":
+                attributes.setdefault("num_outputs", len(node.output))
+            try:
+                result = OPERATORS[node.op_type](attributes, given)
+            except NotImplementedError as error:
+                raise errors.CannotConvert(
+                    f"Training with quantisation in the loop has no {error}.",
+                    next="Quantise after training, with convert --precision int8.",
+                ) from None
+            results = result if isinstance(result, tuple) else (result,)
+            for name, value in zip(node.output, results, strict=False):
+                values[name] = value
+                self._quantize(name, values)
+        return {name: values[name] for name in self.graph.outputs}
+
+    def _read(self, node: Any, index: int) -> str:
+        """The tensor that an input reads: rounded where the plan says so."""
+        name: str = node.input[index]
+        if self.plan is None:
+            return name
+        if self.plan.tensors.get(name) or (node.name, index) in self.plan.edges:
+            return f"{name}_dq"
+        return name
+
+    def _quantize(self, name: str, values: dict[str, Any]) -> None:
+        if self.plan is None or name not in self.plan.tensors:
+            return
+        root = self.plan.root(name)
+        params = self.grids[root]
+        zero, low, high = float(params.zero_point), params.grid.qmin, params.grid.qmax
+        steps = values[name] / self.scale(root)
+        codes = rounded(torch.clamp(steps, low - zero, high - zero))
+        if self.codes is not None:
+            self.codes[name] = (codes.detach() + zero).to(torch.int32)
+        values[f"{name}_dq"] = codes * self.scale(root)
+
+    def scale(self, root: str) -> Tensor:
+        """The step of an activation's grid."""
+        if not self.learned:
+            return torch.tensor(float(self.grids[root].scale))
+        index = list(self.grids).index(root)
+        return self._step(f"a{index}", 1.0 / math.sqrt(255 * 1024))
+
+    def _step(self, key: str, slow: float) -> Tensor:
+        step: Tensor = _Slowed.apply(self.steps[key], slow)  # type: ignore[no-untyped-call]
+        return step.abs().clamp_min(grid.SCALE_MIN)
+
+    def weight_scale(self, node: Any) -> Tensor:
+        """The step of each channel of an anchor's weight; wide enough for its int32 bias."""
+        assert self.dialect is not None
+        key, axis = self.place[node.input[1]], self.anchors[node.name]
+        weight = self.trained[key]
+        if self.learned:
+            n = weight.numel() / weight.shape[axis]
+            step = self._step(key, 1.0 / math.sqrt(n * self.dialect.weight.qmax))
+        else:
+            step = self._spread(weight.detach(), axis, self.ratios[key].to(weight.device))
+        if self.dialect.bias == "int32" and len(node.input) > 2 and node.input[2] in self.place:
+            bias = self.trained[self.place[node.input[2]]].detach().abs()
+            source = self.scale(self._source(node)).detach()
+            floor = bias / (source * write_onnx.BIAS_LIMIT)
+            step = torch.maximum(step, floor if step.ndim else floor.max())
+        return step
+
+    def _source(self, node: Any) -> str:
+        assert self.plan is not None
+        return self.plan.root(node.input[0])
+
+    def _spread(self, weight: Tensor, axis: int, ratio: Tensor) -> Tensor:
+        assert self.dialect is not None
+        others = [each for each in range(weight.ndim) if each != axis]
+        most = weight.abs().amax(others)
+        if not self.dialect.per_channel:
+            most = most.amax()
+        step = ratio * most / self.dialect.weight.qmax
+        return torch.where(step > 0, step.clamp_min(grid.SCALE_MIN), torch.ones_like(step))
+
+    def _weights(self, node: Any, given: list[Any], values: dict[str, Any]) -> None:
+        """Rounds the weight of an anchor, and its bias where the dialect stores integers."""
+        assert self.dialect is not None
+        step, axis = self.weight_scale(node), self.anchors[node.name]
+        shape = [1] * given[1].ndim
+        shape[axis] = -1
+        shaped = step.reshape(shape) if step.ndim else step
+        bounds = self.dialect.weight.qmin, self.dialect.weight.qmax
+        given[1] = rounded(torch.clamp(given[1] / shaped, *bounds)) * shaped
+        if self.dialect.bias == "int32" and len(given) > 2 and given[2] is not None:
+            bias_step = step * self.scale(self._source(node))
+            # In float64, as the writer: a large bias has more digits than float32 keeps.
+            codes = rounded(given[2].double() / bias_step.double())
+            given[2] = codes.to(bias_step.dtype) * bias_step
+
+    def quantized(self) -> Quantized:
+        """The grids and codes that the last forward rounded to, for the writer."""
+        assert self.dialect is not None
+        assert self.plan is not None
+        with torch.no_grad():
+            found = Quantized(
+                {
+                    name: grid.QParams(
+                        _float32(self.scale(name)), params.zero_point, params.grid, params.axis
+                    )
+                    for name, params in self.grids.items()
+                }
+            )
+            for node in self.graph.nodes:
+                if node.name not in self.anchors:
+                    continue
+                weight = self.trained[self.place[node.input[1]]].detach().numpy()
+                scale = _float32(self.weight_scale(node))
+                axis = self.anchors[node.name] if scale.ndim else None
+                zero = np.zeros(scale.shape, self.dialect.weight.storage)
+                params = grid.QParams(scale, zero, self.dialect.weight, axis)
+                bias = None
+                if len(node.input) > 2 and node.input[2] in self.place:
+                    bias = self.trained[self.place[node.input[2]]].detach().numpy().copy()
+                found.weights[node.name] = Weight(params.quantize(weight), params, bias)
+        return found
+
+
+def _float32(value: Tensor) -> Any:
+    return np.asarray(value.detach().cpu().numpy(), np.float32)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def _least_error(weight: Tensor, axis: int, dialect: Dialect) -> Tensor:
+    """The share of each channel's largest weight at which rounding errs least; 1 for 8 bits."""
+    others = [each for each in range(weight.ndim) if each != axis]
+    most = weight.abs().amax(others, keepdim=True).clamp_min(1e-30)
+    best = torch.ones_like(most)
+    if dialect.weight.bits < 8 and dialect.per_channel:
+        least = torch.full_like(most, float("inf"))
+        for ratio in SHRINK.tolist():
+            step = ratio * most / dialect.weight.qmax
+            back = torch.clamp(weight / step, dialect.weight.qmin, dialect.weight.qmax).round()
+            error = (back * step - weight).pow(2).sum(others, keepdim=True)
+            best = torch.where(error < least, torch.full_like(best, ratio), best)
+            least = torch.minimum(least, error)
+    flat = best.reshape(-1)
+    return flat if dialect.per_channel else flat.max()
