@@ -38,7 +38,8 @@ def convert(
 
     `calib` are training samples for int8; `data` are real inputs for the verification. Without
     them the calibration samples are used, else the source's seeded example inputs; the record says
-    which. Noise would lie outside the ranges that int8 was calibrated for. `preprocess` applies
+    which. Noise would lie outside the ranges that int8 was calibrated for. What is suspicious in
+    the calibration data is in the artefact's `calibration["warnings"]`. `preprocess` applies
     to both and is stored. Raises `GateFailed` where the artefact does not compute what its source
     computes, `CannotConvert` where the format cannot express it. On any error nothing is written,
     and what stood at `output` stays as it was.
@@ -74,6 +75,7 @@ def convert(
             out=str(temporary),
             options=chosen,
             calib=None if ranges is None else ranges.as_dict(),
+            data=None if inputs is None else inputs.as_dict(),
             preprocess=None if preprocess is None else preprocess.as_dict(),
             classes=list(classes),
             **limits,

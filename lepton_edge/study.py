@@ -98,6 +98,8 @@ def convert_all(
             )
         except errors.EdgeError as error:
             return _failed(found, error, say)
+        for warning in (artifact.calibration or {}).get("warnings", ()):
+            say(f"  {case.name}: warning: {warning}")
         say(f"  {case.name}: converted and verified")
         return replace(found, artifact=artifact)
 
@@ -207,6 +209,9 @@ def _row(
     status, reason = _verdict(found, judged, in_float)
     artifact, timed = found.artifact, found.benchmark
     facts = dict(timed.facts) if timed is not None else {}
+    calibration = artifact.calibration if artifact is not None else None
+    if calibration is not None and calibration.get("warnings"):
+        facts["calibration_warnings"] = list(calibration["warnings"])
     return Row(
         name=found.name,
         framework=found.framework,

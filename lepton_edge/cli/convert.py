@@ -95,6 +95,9 @@ def command(
                 }
             )
             continue
+        warnings = list((artifact.calibration or {}).get("warnings", ()))
+        for warning in warnings:
+            common.note(f"lepton-edge: warning: {warning}")
         documents.append(
             {
                 "status": "SKIPPED(not verified)" if no_verify else "PASS",
@@ -103,6 +106,7 @@ def command(
                 "artifact": artifact.describe(),
                 "parity": artifact.parity,
                 "steps": [dict(step) for step in artifact.steps],
+                "warnings": warnings,
             }
         )
     if len(documents) == 1:

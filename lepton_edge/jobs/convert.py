@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,13 @@ import lepton_edge
 from lepton_edge import errors, plugins, sources
 from lepton_edge import options as knobs
 from lepton_edge.artifact import Artifact
-from lepton_edge.model import ModelSource
+from lepton_edge.calibration import data_checks
+from lepton_edge.model import Model, ModelSource
 from lepton_edge.preprocess import Preprocess
-from lepton_edge.samples import open_samples
+from lepton_edge.samples import Samples, batch_size, batches, limit, open_samples
 from lepton_edge.target import Target
 
+FEW = 16  # calibration samples that the reference runs on, for their scale
 NEARLY_FULL = 64 << 10  # bytes left on the disk: whatever failed then, failed for want of space
 
 
@@ -29,11 +32,13 @@ def run(
     out: str,
     options: Mapping[str, Any] | None = None,
     calib: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Converts into the empty folder `out` and writes artifact.json; returns what it describes.
 
+    `data` are evaluation samples, only to compare the calibration samples with.
     Temporary files of the libraries go into `out` too: a job that is killed leaves nothing else.
     """
     folder = Path(out)
@@ -47,6 +52,7 @@ def run(
                 folder,
                 options=options or {},
                 calib=calib,
+                data=data,
             )
         except Exception as error:
             if shutil.disk_usage(folder).free < NEARLY_FULL:
@@ -73,6 +79,7 @@ def _convert(
     *,
     options: Mapping[str, Any],
     calib: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
 ) -> Artifact:
     converter = plugins.load("converters", target.format)
     chosen = knobs.build(converter.Options, options)
@@ -82,6 +89,10 @@ def _convert(
     artifact: Artifact = converter.convert(
         model, target, folder, calibration=samples, options=chosen
     )
+    if samples is not None and artifact.calibration is not None:
+        evaluation = open_samples(dict(data)) if data is not None else None
+        warnings = _look_at(samples, evaluation, model)
+        artifact = replace(artifact, calibration={**artifact.calibration, "warnings": warnings})
     if source.sha256() != checksum:
         raise errors.BadInput(
             f"{source.path!r} changed while it was converted.", next="Convert it again."
@@ -91,4 +102,20 @@ def _convert(
         artifact,
         source=record,
         versions={"lepton-edge": lepton_edge.__version__, **artifact.versions},
+    )
+
+
+def _look_at(calib: Samples, data: Samples | None, model: Model) -> list[str]:
+    """What is suspicious in the calibration data; the reference runs on a few of them."""
+    few = batches(limit(calib, FEW), model.signature, batch_size(model.signature, FEW))
+    spreads = [sources.input_spread(model, batch.feeds) for batch in few]
+    known = [spread for spread in spreads if spread is not None]
+    given = calib.as_dict().get("preprocess")
+    return list(
+        data_checks.check(
+            calib,
+            data=data,
+            preprocess=Preprocess.from_dict(given) if given is not None else None,
+            spread=statistics.median(known) if known else None,
+        )
     )

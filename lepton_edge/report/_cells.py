@@ -212,7 +212,7 @@ def plain(cell: Cell) -> str:
 
 
 def reasons(row: Row) -> list[str]:
-    """Why the row is not a plain PASS, and what is unsure about it; each once."""
+    """Why the row is not a plain PASS, and what is unsure or suspicious about it; each once."""
     more: list[str] = []
     if row.parity is not None and row.parity.status != "PASS":
         more += row.parity.reasons
@@ -220,5 +220,6 @@ def reasons(row: Row) -> list[str]:
         more += row.latency.unstable
         if is_estimate(row.latency):
             more.append(f"Its latency is {ESTIMATED} (tier: {row.latency.tier}), not measured.")
+    more += [f"Calibration: {text}" for text in row.facts.get("calibration_warnings", ())]
     told = row.reason or ""
     return [*([told] if told else []), *dict.fromkeys(text for text in more if text not in told)]

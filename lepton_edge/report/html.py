@@ -158,7 +158,8 @@ def _row_facts(row: Row) -> list[tuple[str, str]]:
             ("first inference", f"{_cells.number(latency.first_ms)} ms"),
             ("drift of the median", f"{100 * latency.drift:+.1f} %"),
         ]
-    found += [(key, _facts.text(value)) for key, value in row.facts.items()]
+    given = {key: value for key, value in row.facts.items() if key != "calibration_warnings"}
+    found += [(key, _facts.text(value)) for key, value in given.items()]
     return list(dict.fromkeys((key, text) for key, text in found if text))
 
 

@@ -11,6 +11,9 @@ from lepton_edge import errors, plugins
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.sources import _check
 from lepton_edge.sources._counts import Counts
+from lepton_edge.sources._spread import input_spread
+
+__all__ = ["SUFFIXES", "WEIGHTS", "Counts", "count", "framework_of", "input_spread", "load"]
 
 SUFFIXES = {
     ".onnx": "onnx",
