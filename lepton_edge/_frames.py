@@ -15,6 +15,7 @@ import numpy as np
 
 from lepton_edge.model import Array
 
+SAY = "lepton-edge:"  # begins every line before the frames; whatever else comes is login noise
 HEADER_LIMIT = 64 << 20
 ARRAY_LIMIT = 8 << 30  # a damaged header must not make this machine exhaust its memory
 

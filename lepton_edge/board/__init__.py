@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Answer = tuple[dict[str, Any], Sequence[Array]]
 
 ENDS = (BrokenPipeError, _frames.Broken, Gone)  # of a connection, in the middle of something
-SAY = "lepton-edge:"  # begins every line before the frames; whatever else comes is login noise
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     if isinstance(handler, Server):
-        out.write(f"{SAY} ready\n".encode())
+        out.write(f"{_frames.SAY} ready\n".encode())
         out.flush()
     # Unbuffered: the server waits on the descriptor, which knows nothing of a buffer.
     with contextlib.suppress(*ENDS), handler, open(0, "rb", buffering=0) as source:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import errors, loading, scores
+from lepton_edge import errors, loading, remote, scores
 from lepton_edge.samples import batch_size, batches, fingerprint, open_samples
 
 
@@ -28,6 +28,7 @@ def run(
     with loading.load(
         loading.from_json(subject), device=device, threads=threads, options=options, on=on
     ) as session:
+        remote.keep_outputs(session)
         parts, digests = [], []
         for batch in batches(samples, session.signature, batch_size(session.signature)):
             outputs = session.run(batch.feeds)

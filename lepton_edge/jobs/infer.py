@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_edge import errors, loading, sources
+from lepton_edge import errors, loading, remote, sources
 from lepton_edge.model import ModelSource
 from lepton_edge.samples import batch_size, batches, limit, open_samples
 
@@ -42,6 +42,7 @@ def run(
     with loading.load(
         loading.from_json(subject), device=device, threads=threads, options=options, on=on
     ) as session:
+        remote.keep_outputs(session)
         if data is None:
             # After the session: TensorFlow takes its number of threads before anything runs.
             data = _examples(ModelSource.from_dict(dict(examples or {})), folder, n)

@@ -22,7 +22,16 @@ from lepton_edge.remote.journal import Journal
 from lepton_edge.remote.session import RemoteSession, machine
 from lepton_edge.session import Session
 
-__all__ = ["Address", "Connection", "Journal", "benchmark", "machine", "open_session", "reserve"]
+__all__ = [
+    "Address",
+    "Connection",
+    "Journal",
+    "benchmark",
+    "keep_outputs",
+    "machine",
+    "open_session",
+    "reserve",
+]
 
 
 def open_session(
@@ -36,6 +45,12 @@ def open_session(
     except BaseException:
         connection.close()
         raise
+
+
+def keep_outputs(session: Session) -> None:
+    """Where the session is on a device: a run that is cut off finds there what it has got."""
+    if isinstance(session, RemoteSession):
+        session.keep()
 
 
 def benchmark(

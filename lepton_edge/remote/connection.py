@@ -22,7 +22,6 @@ import numpy as np
 
 from lepton_edge import _frames, errors
 from lepton_edge.artifact import Artifact
-from lepton_edge.board import SAY
 from lepton_edge.devices import transports
 from lepton_edge.model import Array, file_sha256
 from lepton_edge.remote import bundle
@@ -85,7 +84,7 @@ class Connection:
             folder=shlex.quote(self.address.folder),
             sha256=self.worker_sha256,
             size=len(self._worker),
-            say=SAY,
+            say=_frames.SAY,
         )
         return self._transport.start(script, self._log)
 
@@ -116,7 +115,7 @@ class Connection:
             if not line:
                 self._ended()
             seen += len(line)
-            _, ours, rest = line.decode(errors="replace").partition(f"{SAY} ")
+            _, ours, rest = line.decode(errors="replace").partition(f"{_frames.SAY} ")
             if ours:
                 return rest.strip()
         raise errors.DeviceError(

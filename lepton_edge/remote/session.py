@@ -20,10 +20,7 @@ from lepton_edge.session import Session
 
 @final
 class RemoteSession(Session):
-    """Owns its connection. Outputs that came are kept until it is closed after no failure.
-
-    `facts` are the device's, with `on` (its address) and `machine`.
-    """
+    """Owns its connection. `facts` are the device's, with `on` (its address) and `machine`."""
 
     def __init__(
         self,
@@ -48,32 +45,42 @@ class RemoteSession(Session):
         )
         self._connection = connection
         self._failed = False
-        self._journal = Journal(
-            {
-                "files": named["files"],
-                "job": job,
-                "facts": self.facts,
-                "worker": connection.worker_sha256,
-            }
-        )
+        self._journal: Journal | None = None
+        self._run = {
+            "files": named["files"],
+            "job": job,
+            "facts": self.facts,
+            "worker": connection.worker_sha256,
+        }
+
+    def keep(self) -> None:
+        """Keeps the outputs that come until the session is closed after no failure.
+
+        The next session that is the same has them, and does not ask the device again.
+        """
+        self._journal = Journal(self._run)
 
     def _invoke(self, arrays: list[Array]) -> Sequence[Array]:
+        if self._journal is None:
+            return self._ask(arrays)
         part = _digest(arrays)
-        if part in self._journal:
-            return self._journal.get(part)[1]
+        if part not in self._journal:
+            self._journal.add(part, {}, self._ask(arrays))
+        return self._journal.get(part)[1]
+
+    def _ask(self, arrays: list[Array]) -> list[Array]:
         try:
-            _, results = self._connection.call({"op": "run", "limit_s": LIMIT_S}, arrays)
+            return self._connection.call({"op": "run", "limit_s": LIMIT_S}, arrays)[1]
         except errors.EdgeError:
             self._failed = True
             raise
-        self._journal.add(part, {}, results)
-        return results
 
     def _release(self) -> None:
-        if self._failed:
-            self._journal.close()
-        else:
-            self._journal.finish()
+        if self._journal is not None:
+            if self._failed:
+                self._journal.close()
+            else:
+                self._journal.finish()
         self._connection.close()
 
 
