@@ -334,3 +334,34 @@ def test_a_login_that_prints(board: Board, python: Python, model: Path) -> None:
     with loading.load(model, on=address) as session:
         (output,) = session.run(np.array([[1, -1, 2, -2]], np.float32)).values()
     np.testing.assert_array_equal(output, [[1, 0, 2, 0]])
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(
+    cli: Cli, board: Board, python: Python, idle: Artifact, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=rows, label=np.arange(300) % 4)
+    words = (
+        "evaluate", idle.folder, "--data", tmp_path / "data.npz", "--option", "busy_us=20000",
+        "--on", board.address(python=python(*LITERT)), "--wait", "--json",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lepton_edge.cli", *map(str, words)], stdout=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(600):
+            kept = list(journal.folder().glob("*"))
+            if kept and kept[0].stat().st_size > 2000:
+                break
+            time.sleep(0.05)
+        board.kill_connections()
+        assert process.wait(60) == 4
+    finally:
+        process.kill()
+    (kept,) = journal.folder().iterdir()
+    before = kept.stat().st_size
+    assert before > 2000
+    again = cli(*words)
+    assert again.code == 0, again.err
+    assert again.document["n"] == 300
+    assert list(journal.folder().iterdir()) == []
