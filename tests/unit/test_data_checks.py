@@ -61,6 +61,31 @@ def test_cifar10_raises_no_alarm() -> None:
         assert check(limit(train, 256, seed=seed), data=test, preprocess=RGB) == ()
 
 
+@pytest.mark.parametrize("name", ["load_digits", "load_wine", "load_breast_cancer", "load_iris"])
+def test_data_sets_of_scikit_learn_raise_no_alarm(tmp_path: Path, name: str) -> None:
+    datasets = pytest.importorskip("sklearn.datasets", reason="pip install scikit-learn")
+    given = getattr(datasets, name)()
+    x = given.images[..., None] if name == "load_digits" else given.data
+    mixed = np.random.default_rng(0).permutation(x).astype(np.float32)
+    calib = stored(tmp_path / "calib.npz", {"x": mixed[: len(x) // 2]})
+    assert check(calib, data=stored(tmp_path / "data.npz", {"x": mixed[len(x) // 2 :]})) == ()
+
+
+def test_crops_of_photographs_raise_no_alarm_unless_reshaped(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("sklearn.datasets", reason="pip install scikit-learn")
+    rng = np.random.default_rng(0)
+    crops = []
+    for photo in 50 * datasets.load_sample_images().images:
+        y, x = rng.integers(0, photo.shape[0] - 64), rng.integers(0, photo.shape[1] - 64)
+        crops.append(photo[y : y + 64, x : x + 64])
+    image = np.stack(crops)
+    assert check(stored(tmp_path / "nhwc.npz", {"x": image})) == ()
+    nchw = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
+    assert check(stored(tmp_path / "nchw.npz", {"x": nchw})) == ()
+    wrong = stored(tmp_path / "wrong.npz", {"x": image.reshape(100, 3, 64, 64)})
+    only(check(wrong), "reshaped rather than transposed")
+
+
 def test_token_ids_with_a_mask_raise_no_alarm(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     ids = (1000 * rng.beta(0.5, 3, (128, 32))).astype(np.int64)
