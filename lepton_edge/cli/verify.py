@@ -42,6 +42,11 @@ def command(
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
     )
+    if result.status != "PASS" and data is None and opened.calibration is not None:
+        common.note(
+            "The inputs were the model's example inputs, which lie outside the ranges that this"
+            " artefact was calibrated for if they are noise: give real ones with --data."
+        )
     document = {
         "status": result.status,
         "exit_code": 0 if result.status == "PASS" else errors.GateFailed.exit_code,

@@ -72,6 +72,20 @@ def test_verify(cli: Cli, artefacts: Path, few_images: Path) -> None:
     assert "top-1 agreement 100.00 %" in done.out
 
 
+def test_verify_says_that_noise_is_no_input_for_int8(
+    cli: Cli, images: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Calibrated for images in raw bytes, compared on normal noise around zero."""
+    pytest.importorskip("onnxruntime", reason="pip install 'lepton-edge[onnx]'")
+    done = cli("convert", *MODEL, "--to", "onnx", "--precision", "int8", "--calib", images[0],
+               "--preprocess", "layout=NCHW dtype=float32", "-o", tmp_path / "out")  # fmt: skip
+    assert done.code == 0, done.err
+    done = cli("verify", MODEL[0], tmp_path / "out", *MODEL[1:])
+    assert done.code == 3
+    assert "FAIL(parity)" in done.out
+    assert "give real ones with --data" in done.err
+
+
 def test_verify_fails_on_another_model(cli: Cli, artefacts: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="pip install 'lepton-edge[torch]'")
     from safetensors.torch import load_file, save_file
