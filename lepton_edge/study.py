@@ -57,18 +57,22 @@ class Measured:
     scores: Scores | None = None
     benchmark: latency.Benchmark | None = None
     is_baseline: bool = False
+    on: str | None = None  # the device's address, where it runs on one
 
     def samples(self, data: Data) -> Samples:
         """The data as this subject's own preprocessing gives it."""
         return open_samples(data, preprocess=self.artifact.preprocess if self.artifact else None)
 
 
-def of_artifact(artifact: Artifact, name: str, *, is_baseline: bool = False) -> Measured:
+def of_artifact(
+    artifact: Artifact, name: str, *, is_baseline: bool = False, on: str | None = None
+) -> Measured:
     """An artefact that exists, or a model's source as the reference, as a row to be."""
     framework = str(artifact.source.get("framework") or artifact.format)
     return Measured(
-        name, framework, artifact.format, artifact.precision, artifact, is_baseline=is_baseline
-    )
+        name, framework, artifact.format, artifact.precision, artifact,
+        is_baseline=is_baseline, on=on,
+    )  # fmt: skip
 
 
 def convert_all(
@@ -122,28 +126,48 @@ def score_all(
             return found
         try:
             scores = accuracy.score(
-                found.artifact, found.samples(data), metric=metric, output=output, threads=threads
+                found.artifact,
+                found.samples(data),
+                metric=metric,
+                output=output,
+                threads=threads,
+                on=found.on,
             )
+        except errors.DeviceError:
+            raise  # no row's own failure: the others cannot be measured either
         except errors.EdgeError as error:
             return _failed(found, error, say)
         say(f"  {found.name}: {metric} {scores.score.mean():.4f}, n={scores.n:,}")
         return replace(found, scores=scores)
 
+    if any(found.on for found in subjects):  # which one run at a time has
+        return [one(found) for found in subjects]
     return _two_at_a_time(one, subjects)
 
 
 def time_all(
     subjects: Sequence[Measured], *, data: Data, window: str, threads: int = 1, say: Say
 ) -> list[Measured]:
-    """Benchmarks each subject in a fresh process, one after the other."""
+    """Benchmarks each subject in a fresh process, one after the other.
+
+    Where subjects run on a device, those that do not are not timed: no latency of another machine
+    stands beside theirs.
+    """
+    places = {found.on for found in subjects if found.on}
 
     def one(found: Measured) -> Measured:
-        if found.artifact is None or found.error is not None:
+        if found.artifact is None or found.error is not None or (places and not found.on):
             return found
         try:
             result = latency.benchmark(
-                found.artifact, window=window, data=found.samples(data), threads=threads
+                found.artifact,
+                window=window,
+                data=found.samples(data),
+                threads=threads,
+                on=found.on,
             )
+        except errors.DeviceError:
+            raise
         except errors.EdgeError as error:
             return _failed(found, error, say)
         say(f"  {found.name}: p50 {result.latency.p50_ms:.3f} ms, n={result.latency.n:,}")
@@ -212,12 +236,18 @@ def _row(
     calibration = artifact.calibration if artifact is not None else None
     if calibration is not None and calibration.get("warnings"):
         facts["calibration_warnings"] = list(calibration["warnings"])
+    for step in artifact.steps if artifact is not None else ():
+        if "sensitivity" in step:
+            kept = set(step["kept_in_float"])
+            facts["sensitivity"] = [
+                {**layer, "kept_in_float": layer["node"] in kept} for layer in step["sensitivity"]
+            ]
     return Row(
         name=found.name,
         framework=found.framework,
         format=found.format,
         precision=found.precision,
-        device=str(facts.get("device") or "cpu"),
+        device=str(facts.get("machine") or facts.get("device") or "cpu"),
         status=status,
         reason=reason,
         artifact=artifact.describe() if artifact is not None else None,
@@ -265,8 +295,9 @@ def report(
     max_drop: str | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """The report of subjects that were scored and timed."""
+    """The report of subjects that were scored and timed; its context is that of the timing."""
     samples = open_samples(data)
+    there = next((each.benchmark.context for each in subjects if each.on and each.benchmark), None)
     classes = _classes(subjects)
     return Report(
         title=title,
@@ -277,7 +308,7 @@ def report(
             "n": len(samples),
             "fingerprint": fingerprint(samples),
         },
-        context=context.capture(),
+        context=context.capture() if there is None else there,
         rows=rows(subjects, max_drop=max_drop),
         classes=tuple(classes),
         notes=tuple(notes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
 import shlex
 import sys
@@ -37,6 +38,8 @@ def command(
     max_drop: Annotated[str | None, typer.Option(help="Budget: 1pt or 1%.")] = None,
     window: Window = "quick",
     threads: common.Threads = 1,
+    on: common.On = None,
+    wait: common.Wait = False,
     title: Annotated[str, typer.Option(help="The report's heading.")] = "Accuracy and latency",
     json: common.Json = False,
     debug: common.Debug = False,
@@ -44,9 +47,10 @@ def command(
     """Evaluate and benchmark artefacts on the same data and write one report.
 
     Without --preprocess each artefact's own preprocessing is used, and the baseline takes that of
-    the first artefact.
+    the first artefact. With --on the artefacts run on a device, and the baseline, whose latency is
+    then not measured, here.
     """
-    from lepton_edge import report
+    from lepton_edge import remote, report
     from lepton_edge.report import text
 
     if len(subjects) == 1 and subjects[0].endswith(".json"):
@@ -56,11 +60,19 @@ def command(
     else:
         if max_drop and not baseline:
             raise errors.UsageError("--max-drop needs a --baseline to compare with.")
-        result = _measure(
-            subjects, data, baseline, baseline_weights, inputs, preprocess,
-            metric=metric, output=output_name, max_drop=max_drop, window=window,
-            threads=threads or 1, title=title,
-        )  # fmt: skip
+        address = common.address(on, wait)
+        with contextlib.ExitStack() as held:
+            device = None
+            if address is not None:
+                device = held.enter_context(remote.reserve(address, "a report"))
+                address = device.address.text()
+            result = _measure(
+                subjects, data, baseline, baseline_weights, inputs, preprocess,
+                metric=metric, output=output_name, max_drop=max_drop, window=window,
+                threads=threads or 1, title=title, on=address,
+            )  # fmt: skip
+            if device is not None:
+                device.check()  # else another run may have been beside this one
     written = report.write(result, output)
     failed = [row for row in result.rows if row.status.startswith(("FAIL", "ERROR", "UNDECIDED"))]
     code = errors.GateFailed.exit_code if failed else 0
@@ -91,14 +103,15 @@ def _measure(
     window: str,
     threads: int,
     title: str,
+    on: str | None,
 ) -> Report:
-    from lepton_edge import loading, study
+    from lepton_edge import loading, remote, study
 
     given = common.preprocess(preprocess)
     artifacts = [loading.as_artifact(common.subject(subject, None, None)) for subject in subjects]
     own = next((each.preprocess for each in artifacts if each.preprocess), None)
     measured = [
-        study.of_artifact(replace(each, preprocess=given or each.preprocess), name)
+        study.of_artifact(replace(each, preprocess=given or each.preprocess), name, on=on)
         for each, name in zip(artifacts, subjects, strict=True)
     ]
     if baseline is not None:
@@ -115,5 +128,5 @@ def _measure(
         command=shlex.join(["lepton-edge", *sys.argv[1:]]),
         data=data,
         max_drop=max_drop,
-        notes=(f"{threads} thread(s)",),
+        notes=(f"{threads} thread(s)", *([f"on {remote.Address.parse(on)}"] if on else [])),
     )

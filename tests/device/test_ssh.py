@@ -145,3 +145,26 @@ def test_doctor_proves_what_a_device_has(
     missing = cli("doctor", "tflite", "--wait", "--on", address)
     assert missing.code == 4
     assert cli("doctor", "torch", "--on", address).code == 2
+
+
+def test_a_report_of_a_device(
+    cli: Callable[..., Done],
+    board: Board,
+    python: Python,
+    convert: Convert,
+    few_images: Path,
+    tmp_path: Path,
+) -> None:
+    interpreter = python(*LITERT)
+    done = cli(
+        "report", convert("tflite", "int8").folder, "--data", few_images, "-o", tmp_path / "report",
+        "--baseline", convert("onnx", "int8").folder, "--window", "100,0.2", "--json", "--wait",
+        "--on", board.address(python=interpreter),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = done.document["report"]
+    baseline, row = report["rows"]
+    assert baseline["latency"] is None  # of another machine
+    assert row["latency"]["n"] >= 100
+    assert row["accuracy"]["drop"] is not None
+    assert report["context"]["device"]["python"] == str(interpreter)
