@@ -25,7 +25,7 @@ FEW_RAW = 16  # samples that are looked at before preprocessing
 KEPT = 512  # values kept of each sample, for quantiles
 WIDER = 1.25  # evaluation data this much wider than calibration data are clipped
 NARROWER = 2.0  # and this much narrower waste half of int8's steps
-SPREAD = 3.0  # of the first normalisation; right data gave 0.77 to 1.05 in seven trained networks
+SPREAD = 3.0  # of the first normalisation; data like the training's stay within a factor of two
 SMALL = 16  # elements; what is smaller may well be constant
 
 
