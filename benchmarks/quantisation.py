@@ -96,6 +96,15 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
 
 def main() -> int:
     """A line a row on stderr while it runs, then the tables on stdout or into the page."""
+    given = _arguments()
+    try:
+        return _run(given)
+    except errors.EdgeError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--subjects", nargs="+", choices=subjects.KNOWN, metavar="NAME")
@@ -113,6 +122,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.quick:
         given.n = min(given.n, QUICK_N)
+    return given
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.output:
+        page.check(given.output, given.section)  # before hours of work
     given.folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "benchmarks/quantisation.py", *_said(sys.argv[1:])])
     kept = Results(given.folder / "results.json")
@@ -136,15 +151,18 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sections: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
+        self.sections: dict[str, dict[str, Any]] = {}
 
     def add(self, section: str, row: Row, command: str) -> None:
+        if self.path.exists():  # another run may have written in between
+            self.sections = json.loads(self.path.read_text())
         found = self.sections.setdefault(section, {"rows": []})
-        found["command"], found["machine"] = command, page.machine()
-        key = page.key(row)
-        found["rows"] = [each for each in found["rows"] if page.key(each) != key] + [row]
+        found["machine"] = page.machine()
+        row["command"], key = command, page.key(row)
+        rows = found["rows"]
+        place = [index for index, each in enumerate(rows) if page.key(each) == key]
+        at = place[0] if place else len(rows)
+        rows[at : at + 1] = [row]
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(self.sections, indent=1))
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import quantisation_plot as plot
+
 from lepton_edge import errors
 from lepton_edge.artifact import replacing
 
@@ -48,16 +50,35 @@ def line(row: Row) -> str:
 
 def table(section: str, found: dict[str, Any]) -> str:
     """The section's rows as Markdown, under the command that made them."""
-    rows = [row for row in found["rows"] if "skipped" not in row]
-    lines = [f"`{found['command']}` on {found['machine']}:", ""]
+    rows = _sorted([row for row in found["rows"] if "skipped" not in row])
+    commands = dict.fromkeys(row["command"] for row in found["rows"])
+    text = ", ".join(f"`{each}`" for each in commands)
+    lines = [f"{text} on {found['machine']}:", ""]
     if rows:
         head = _heads(section)
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         lines += [f"| {' | '.join([*_places(section, row), *_shown(row, head)])} |" for row in rows]
+    for row in rows[:1]:
+        if "undecided" in row:
+            lines += ["", "The float network's first two classes are within 5 points of probability"
+                      " for {:.0f} % of the photographs' crops and {:.0f} % of the enlarged images."
+                      .format(*(100 * each for each in row["undecided"]))]  # fmt: skip
     for row in found["rows"]:
         if "skipped" in row:
             lines += ["", f"{row['subject']}: skipped. {row['skipped']}"]
     return "\n".join([*lines, ""])
+
+
+def _sorted(rows: list[Row]) -> list[Row]:
+    """By network as they came, by backend, ours first: rows may come from several runs."""
+    subjects = list(dict.fromkeys(row.get("subject") for row in rows))
+    backends = [*BACKENDS, None]
+
+    def place(row: Row) -> tuple[int, int, bool]:
+        ours = str(row["contender"]).startswith("lepton-edge")
+        return subjects.index(row.get("subject")), backends.index(row.get("backend")), not ours
+
+    return sorted(rows, key=place)
 
 
 def _heads(section: str) -> list[str]:
@@ -112,17 +133,37 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:
-    """Puts each section's table between its two markers in the page, which must have them."""
+def check(path: Path, sections: Sequence[str]) -> None:
+    """Raises `UsageError` where the page has no place for one of the sections."""
     text = path.read_text() if path.exists() else ""
-    for section, found in shown.items():
-        begin, end = f"<!-- benchmark: {section} -->", f"<!-- /benchmark: {section} -->"
+    for section in sections:
+        begin, end = _marks(section)
         if begin not in text or end not in text:
             raise errors.UsageError(
                 f"{str(path)!r} has no place for the section {section}.",
                 next=f"Write {begin} and {end} where its table belongs.",
             )
+
+
+def _marks(section: str) -> tuple[str, str]:
+    return f"<!-- benchmark: {section} -->", f"<!-- /benchmark: {section} -->"
+
+
+def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:
+    """Puts each section's table between its markers in the page; the memory plot goes beside it."""
+    check(path, list(shown))
+    text = path.read_text()
+    for section, found in shown.items():
+        begin, end = _marks(section)
         before, rest = text.split(begin, 1)
         text = f"{before}{begin}\n{table(section, found)}{end}{rest.split(end, 1)[1]}"
     with replacing(path) as temporary:
         temporary.write_text(text)
+    if "cost" in shown:
+        points: dict[str, list[tuple[int, float]]] = {}
+        for row in shown["cost"]["rows"]:
+            if "failed" not in row:
+                point = row["samples"], row["peak_bytes"] / 1e9
+                points.setdefault(row["contender"], []).append(point)
+        with replacing(path.with_name(f"{path.stem}-memory.svg")) as temporary:
+            temporary.write_text(plot.curves(points))

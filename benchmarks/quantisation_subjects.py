@@ -239,6 +239,7 @@ def measure(subject: Subject, contender: Contender, folder: Path) -> dict[str, A
         row |= {
             "photographs": compared(want[:half], got[:half]),
             "enlarged": compared(want[half:], got[half:]),
+            "undecided": [undecided(want[:half]), undecided(want[half:])],
         }
     return row
 
@@ -260,6 +261,13 @@ def compared(want: Array, got: Array) -> dict[str, float]:
         "sqnr_db": 10 * math.log10(float((want**2).sum()) / noise) if noise else math.inf,
         "agreement": float((want.argmax(1) == got.argmax(1)).mean()),
     }
+
+
+def undecided(logits: Array) -> float:
+    """The share of samples whose first two classes are within 5 points of probability."""
+    value = np.exp(logits - logits.max(axis=1, keepdims=True))
+    value = np.sort(value / value.sum(axis=1, keepdims=True), axis=1)
+    return float((value[:, -1] - value[:, -2] < 0.05).mean())
 
 
 def scored(want: Array, got: Array, label: Array) -> dict[str, Any]:
