@@ -41,6 +41,11 @@ class Graph:
     def __init__(self, content: bytes) -> None:
         self.schema = _schema()
         self.model = self.schema.ModelT.InitFromPackedBuf(content, 0)
+        for buffer in self.model.buffers:
+            if buffer.offset > 1:  # large files keep constants behind the tables
+                found = content[buffer.offset : buffer.offset + buffer.size]
+                buffer.data = np.frombuffer(found, np.uint8)
+                buffer.offset = buffer.size = 0
         self.main = self.model.subgraphs[0]
         kinds = _constants(self.schema.BuiltinOperator)
         self._types = _constants(self.schema.TensorType)
@@ -132,6 +137,12 @@ class Graph:
         tensor.buffer = len(self.model.buffers) - 1
         self.main.tensors.append(tensor)
         return len(self.main.tensors) - 1
+
+    def set_input(self, op: Op, place: int, tensor: int) -> None:
+        """Makes `op` read another tensor, once the file is written and read again."""
+        inputs = [*op.inputs, *[-1] * (place + 1 - len(op.inputs))]
+        inputs[place] = tensor
+        self.main.operators[op.index].inputs = np.array(inputs, np.int32)
 
     def to_bytes(self) -> bytes:
         return _pack(self.model)

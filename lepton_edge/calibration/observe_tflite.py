@@ -6,21 +6,27 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lepton_edge import errors
 from lepton_edge.calibration import ranges
 from lepton_edge.calibration.dialects import Dialect
-from lepton_edge.calibration.statistics import Statistics, TensorStats
+from lepton_edge.calibration.graph_tflite import Graph, interpreter
+from lepton_edge.calibration.statistics import (
+    SUBSAMPLE,
+    Statistics,
+    TensorStats,
+    fingerprint,
+    keep_newest,
+)
 from lepton_edge.model import Array
 
 Range = tuple[float, float]
+TOGETHER = SUBSAMPLE  # values of small tensors that are taken in at once
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Observed:
-    """Statistics by tensor name, the operators, and the names by index."""
+    """Statistics by tensor name, the operators, the names by index, and which are inputs."""
 
     statistics: Statistics
     operations: tuple[Operation, ...]
     names: dict[int, str]
     ranks: dict[str, int]
+    inputs: frozenset[str] = frozenset()
 
 
 def ranges_for_tflite(
@@ -58,9 +65,14 @@ def ranges_for_tflite(
     """
     observed = observe(model, feeds, threads=threads)
     solved = solve(observed, dialect, method, percentile)
-    found: dict[str, dict[str, Array]] = {}
+    return as_qsvs(solved, observed.ranks)
+
+
+def as_qsvs(solved: Mapping[str, Range], ranks: Mapping[str, int]) -> dict[str, dict[str, Array]]:
+    """Ranges in the form that ai_edge_quantizer takes."""
+    found = {}
     for name, (low, high) in sorted(solved.items()):
-        shape = (1,) * observed.ranks[name]
+        shape = (1,) * ranks[name]
         found[name] = {
             "min": np.full(shape, low, np.float32),
             "max": np.full(shape, high, np.float32),
@@ -70,29 +82,82 @@ def ranges_for_tflite(
 
 def observe(model: Path, feeds: Iterable[Mapping[str, Array]], *, threads: int = 1) -> Observed:
     """Runs `model` over `feeds`, one batch in memory; raises `UsageError` for empty data."""
-    interpreter = _interpreter(model, threads)
-    inputs = {item["name"]: item for item in interpreter.get_input_details()}
-    details = {item["index"]: item for item in interpreter.get_tensor_details()}
-    operations = _operations(interpreter, details)
-    produced = {index for operation in operations for index in operation.outputs}
-    given = {item["index"] for item in inputs.values() if item["dtype"] is np.float32}
-    names = {index: details[index]["name"] for index in sorted(produced | given)}
-    ranks = {details[index]["name"]: len(details[index]["shape"]) for index in names}
+    content = model.read_bytes()
+    interpreter(content, threads, name=str(model))  # refuses what is no model
+    return measure(Graph(content), feeds, threads=threads, name=str(model))
+
+
+def measure(
+    graph: Graph,
+    feeds: Iterable[Mapping[str, Array]],
+    *,
+    threads: int = 1,
+    only: Collection[str] | None = None,
+    cache: Path | None = None,
+    data: str = "",
+    name: str = "the model",
+) -> Observed:
+    """As `observe`, of a graph; of the tensors `only`, all without it.
+
+    `cache` is a folder where statistics are kept by the graph and `data`, the data's fingerprint.
+    """
+    floats = {t for op in graph.ops for t in op.outputs} | set(graph.inputs)
+    floats = {t for t in floats if graph.dtype(t) == "FLOAT32"}
+    names = {t: graph.name(t) for t in sorted(floats) if only is None or graph.name(t) in only}
+    ranks = {names[t]: len(graph.shape(t)) for t in names}
+    operations = tuple(
+        Operation(
+            op.kind, *(tuple(t for t in side if t in names) for side in (op.inputs, op.outputs))
+        )
+        for op in graph.ops
+    )
+    inputs = frozenset(names[t] for t in graph.inputs if t in names)
+    content = graph.to_bytes()
+    key = fingerprint(content, data, "", ranks)
+    path = cache / f"{key}.npz" if cache else None
+    if path is not None and path.exists():
+        stats = Statistics.load(path)
+    else:
+        stats = _run(content, names, ranks, feeds, threads, name)
+        stats.key = key
+        if path is not None:
+            stats.save(path)
+            keep_newest(path.parent)
+    return Observed(stats, operations, names, ranks, inputs)
+
+
+def _run(
+    content: bytes,
+    names: Mapping[int, str],
+    ranks: Mapping[str, int],
+    feeds: Iterable[Mapping[str, Array]],
+    threads: int,
+    name: str,
+) -> Statistics:
+    runner = interpreter(content, threads, keep_all=True, name=name)
+    inputs = {item["name"]: item["index"] for item in runner.get_input_details()}
     stats = Statistics({n: TensorStats(ranks[n] - 1 if ranks[n] > 1 else None) for n in ranks})
+    waiting: dict[str, list[Array]] = {}
     for batch in feeds:
         if set(batch) != set(inputs):
             raise errors.UsageError(
-                f"The data has inputs {sorted(batch)}; {str(model)!r} takes {sorted(inputs)}."
+                f"The data has inputs {sorted(batch)}; {name!r} takes {sorted(inputs)}."
             )
-        for name, value in batch.items():
-            interpreter.set_tensor(inputs[name]["index"], value)
-        interpreter.invoke()
-        for index, name in names.items():
-            stats.tensors[name].update(interpreter.get_tensor(index))
+        for each, value in batch.items():
+            runner.set_tensor(inputs[each], value)
+        runner.reset_all_variables()
+        runner.invoke()
+        for index, tensor in names.items():
+            few = waiting.setdefault(tensor, [])
+            few.append(np.atleast_1d(runner.get_tensor(index)))
+            if (len(few) + 1) * few[0].size > TOGETHER:
+                stats.tensors[tensor].update(np.concatenate(waiting.pop(tensor)))
         stats.n += next(iter(batch.values())).shape[0]
+    for tensor, few in waiting.items():
+        stats.tensors[tensor].update(np.concatenate(few))
     if stats.n == 0:
         raise errors.UsageError("The calibration data is empty.", next="Give 100 or more samples.")
-    return Observed(stats, operations, names, ranks)
+    return stats
 
 
 def solve(
@@ -107,6 +172,7 @@ def solve(
         return name
 
     fixed: dict[str, Range] = {}
+    derived: set[str] = set()  # what they hold, their source holds too
     for operation in observed.operations:
         ins = [observed.names[i] for i in operation.inputs if i in observed.names]
         outs = [observed.names[i] for i in operation.outputs if i in observed.names]
@@ -118,47 +184,17 @@ def solve(
         elif operation.name in dialect.same_scale and ins and outs:
             for name in (*ins[1:], *outs):
                 parent[root(name)] = root(ins[0])
+            if len(ins) == 1:
+                derived.update(outs)
     solved: dict[str, Range] = {}
     for name, stats in observed.statistics.tensors.items():
-        low, high = ranges.solve(stats, dialect.activation, method, percentile=percentile)
+        if name in derived:
+            continue
+        # Images come in 256 even steps, which only the whole range keeps.
+        chosen = "minmax" if method == "auto" and name in observed.inputs else method
+        low, high = ranges.solve(stats, dialect.activation, chosen, percentile=percentile)
         if name in fixed:
             low, high = fixed[name]
         before = solved.get(root(name), (0.0, 0.0))
         solved[root(name)] = min(low, before[0]), max(high, before[1])
     return {name: fixed.get(name, solved[root(name)]) for name in observed.statistics.tensors}
-
-
-def _interpreter(model: Path, threads: int) -> Any:
-    try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-    except ImportError:
-        raise errors.BackendMissing(
-            "ai-edge-litert is not installed.", next="pip install 'lepton-edge[tflite]'."
-        ) from None
-    with warnings.catch_warnings():
-        # Keeping every tensor is the purpose; the interpreter warns that it takes memory.
-        warnings.simplefilter("ignore")
-        try:
-            interpreter = Interpreter(
-                model_path=str(model),
-                num_threads=threads,
-                experimental_preserve_all_tensors=True,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-            interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise errors.BadInput(
-                f"Cannot open the TFLite model {str(model)!r}: {str(error).splitlines()[0]}"
-            ) from None
-    return interpreter
-
-
-def _operations(interpreter: Any, details: Mapping[int, Any]) -> tuple[Operation, ...]:
-    found = []
-    for item in interpreter._get_ops_details():
-        floats = [
-            tuple(int(i) for i in item[side] if i in details and details[i]["dtype"] is np.float32)
-            for side in ("inputs", "outputs")
-        ]
-        found.append(Operation(item["op_name"], *floats))
-    return tuple(found)

@@ -24,7 +24,7 @@ from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import Graph, prepare, separate_weights
 from lepton_edge.calibration.observe_onnx import Data, cut, observe
 from lepton_edge.calibration.placement import Plan
-from lepton_edge.calibration.statistics import Statistics, fingerprint
+from lepton_edge.calibration.statistics import Statistics, fingerprint, keep_newest
 from lepton_edge.calibration.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 EQUALIZE_SAMPLES = 64  # whose channel ranges are balanced
-CACHED = 64  # statistics of as many models and data sets are kept
 
 
 def quantize_onnx(
@@ -200,14 +199,8 @@ def statistics(
     stats.key = key
     if path is not None:
         stats.save(path)
-        _keep_newest(path.parent)
+        keep_newest(path.parent)
     return stats
-
-
-def _keep_newest(cache: Path) -> None:
-    files = sorted(cache.glob("*.npz"), key=lambda path: path.stat().st_mtime)
-    for path in files[:-CACHED]:
-        path.unlink(missing_ok=True)
 
 
 def activation_grids(

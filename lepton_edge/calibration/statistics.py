@@ -24,6 +24,7 @@ from lepton_edge.model import Array
 BINS = 2048
 SUBSAMPLE = 1 << 15  # values of one tensor and one sample that enter its histogram
 VERSION = 1
+CACHED = 64  # statistics of as many models and data sets are kept
 _WIDTH_MIN, _WIDTH_MAX = -100, 120
 
 
@@ -215,3 +216,10 @@ def fingerprint(graph: bytes, samples: str, preprocess: str, tensors: Iterable[s
     digest.update(hashlib.sha256(graph).digest())
     digest.update("\0".join(sorted(tensors)).encode())
     return digest.hexdigest()
+
+
+def keep_newest(cache: Path) -> None:
+    """Removes the oldest of the statistics in a folder, so that CACHED are left."""
+    files = sorted(cache.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    for path in files[:-CACHED]:
+        path.unlink(missing_ok=True)

@@ -19,7 +19,12 @@ IO = Literal["float", "int8"]
 
 
 def quantize(
-    source: Path, file: Path, precision: str, *, io: IO, ranges: dict[str, Any] | None
+    source: Path,
+    file: Path,
+    precision: str,
+    *,
+    io: IO = "float",
+    ranges: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the file in `precision`; `ranges` are what `calibrate` found, for static int8."""
     with warnings.catch_warnings():
@@ -41,6 +46,9 @@ def quantize(
         elif precision == "int8-weights":
             worker.add_weight_only_config(".*", every, num_bits=8)
             step = {"scheme": "int8 weights per channel", "computes": "float32"}
+        elif precision == "int4-weights":
+            worker.add_weight_only_config(".*", every, num_bits=4)
+            step = {"scheme": "int4 weights per channel", "computes": "float32"}
         elif precision == "int8-dynamic":
             worker.add_dynamic_config(".*", every, num_bits=8)
             step = {

@@ -12,12 +12,24 @@ from typing import Any, Literal
 
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact, Binding
-from lepton_edge.converters import _tflite_bind, _tflite_onnx, _tflite_quantize
+from lepton_edge.calibration import write_tflite
+from lepton_edge.calibration.graph_tflite import Graph
+from lepton_edge.calibration.tuning import Tuning
+from lepton_edge.converters import (
+    _tflite_bind,
+    _tflite_half,
+    _tflite_int8,
+    _tflite_onnx,
+    _tflite_quantize,
+)
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import Target
 
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights")
+PRECISIONS = (
+    "fp32", "fp16", "int8", "int8-mixed", "int8-dynamic", "int8-weights", "int4-weights"
+)  # fmt: skip
+_STATIC = ("int8", "int8-mixed")
 _LIBRARIES = {
     "torch": ("torch", "litert-torch", "litert-converter"),
     "torch.export": ("torch", "litert-torch", "litert-converter"),
@@ -29,18 +41,21 @@ _LIBRARIES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Tuning):
     """`batch` is a size or `dynamic` (convolutional models only, where the source is PyTorch).
 
-    `quantizer` says whose int8 it is. `io` is the type of the file's inputs and outputs for int8:
-    `float` keeps the source's; with `int8` the caller quantises (a Session does it, in numpy).
-    `onnx2tf_python` is the Python of the environment that holds onnx2tf (default: the one that
-    `lepton-edge doctor` shows).
+    `quantizer` is who makes int8: this project, with the options of `Tuning`, or
+    ai_edge_quantizer's own min-max ranges and nearest weights. int8-mixed is int8 with the
+    operators that `keep_float` names in float. `io` is the type of the file's inputs and outputs
+    for int8: `float` keeps the source's, with `int8` the caller quantises (a Session does it, in
+    numpy); without it, int8 for an Edge TPU, which takes no float tensor at all, and else float.
+    An Edge TPU's gates are int8 whatever `gates` says. `onnx2tf_python` is the Python of the
+    environment that holds onnx2tf (default: the one that `lepton-edge doctor` shows).
     """
 
     batch: Literal["dynamic"] | int = 1
-    quantizer: Literal["library"] = "library"
-    io: Literal["float", "int8"] = "float"
+    quantizer: Literal["lepton", "library"] = "lepton"
+    io: Literal["float", "int8"] | None = None
     onnx2tf_python: str | None = None
 
 
@@ -88,15 +103,8 @@ def convert(
             f"Cannot convert {model.source.path!r} to {target}: {refused}.",
             next=f"TFLite takes {', '.join(_LIBRARIES)}; precisions: {', '.join(PRECISIONS)}.",
         )
-    if target.precision == "int8" and calibration is None:
-        raise errors.UsageError(
-            "int8 for TFLite needs calibration data.", next="Give it with --calib."
-        )
-    if options.io == "int8" and target.precision != "int8":
-        raise errors.UsageError(
-            f"The option io=int8 goes with precision int8, not {target.precision}.",
-            next="Leave it out.",
-        )
+    _tflite_int8.check(options, target.precision, options.quantizer)
+    io = _io(target, calibration, options)
     batch = _batch(model, options)
     example = batch or 2  # a dynamic batch is tried with more than one
     name = f"{model.source.stem}_{target.precision}.tflite"
@@ -104,20 +112,23 @@ def convert(
         floats = Path(folder) / "float.tflite"
         steps = [_write_float(model, floats, batch, target.precision, options)]
         inputs, outputs = _tflite_bind.bind(model, floats, example, writer=str(steps[0]["step"]))
-        record = ranges = None
+        record = None
         if target.precision == "fp32" or "stored" in steps[0]:
             shutil.copyfile(floats, out / name)
         else:
-            if target.precision == "int8":
+            if target.precision in _STATIC:
                 assert calibration is not None
-                ranges, record = _tflite_quantize.calibrate(floats, model, inputs, calibration)
-            steps.append(
-                _tflite_quantize.quantize(
-                    floats, out / name, target.precision, io=options.io, ranges=ranges
+                step, record = _static(
+                    model, floats, out / name, inputs, calibration, target, options, io
                 )
-            )
+            else:
+                step = _tflite_quantize.quantize(floats, out / name, target.precision)
+                if target.precision == "fp16":
+                    fed = _tflite_int8.bound(model.example(example), inputs)
+                    step.update(_tflite_half.check(floats, fed))
+            steps.append(step)
             inputs, outputs = _renamed(inputs, outputs, floats, out / name)
-    if options.io == "int8":
+    if io == "int8":
         inputs, outputs = _integer(model.signature, inputs, outputs, out / name)
     return Artifact(
         folder=out,
@@ -130,6 +141,61 @@ def convert(
         steps=tuple(steps),
         calibration=record,
         versions=_versions(model.framework, target.precision),
+    )
+
+
+def _io(target: Target, calibration: Samples | None, options: Options) -> Literal["float", "int8"]:
+    """The type of inputs and outputs, from the option and the device."""
+    static = target.precision in _STATIC
+    if static and calibration is None:
+        raise errors.UsageError(
+            f"{target.precision} for TFLite needs calibration data.", next="Give it with --calib."
+        )
+    if target.precision == "int8-mixed" and not options.keep_float:
+        raise errors.UsageError(
+            "int8-mixed for TFLite needs the operators that stay float.",
+            next="Name them with the option keep_float, or ask for int8.",
+        )
+    edgetpu = static and _tflite_int8.is_edgetpu(target.device)
+    if options.io == "float" and edgetpu:
+        raise errors.UsageError(
+            f"{target.device} takes no float inputs and outputs.", next="Leave io=float out."
+        )
+    if options.io == "int8" and not static:
+        raise errors.UsageError(
+            f"The option io=int8 goes with precision int8, not {target.precision}.",
+            next="Leave it out.",
+        )
+    return options.io or ("int8" if edgetpu else "float")
+
+
+def _static(
+    model: Model,
+    floats: Path,
+    file: Path,
+    inputs: tuple[Binding, ...],
+    calibration: Samples,
+    target: Target,
+    options: Options,
+    io: Literal["float", "int8"],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes the int8 file; the step's record and the calibration's."""
+    if options.quantizer == "library":
+        ranges, record = _tflite_quantize.calibrate(floats, model, inputs, calibration)
+        step = _tflite_quantize.quantize(floats, file, target.precision, io=io, ranges=ranges)
+        if _tflite_int8.is_edgetpu(target.device):
+            write_tflite.check_integer(Graph(file.read_bytes()))
+        return step, record
+    return _tflite_int8.quantize(
+        floats,
+        file,
+        model.signature,
+        inputs,
+        calibration,
+        options,
+        precision=target.precision,
+        float_io=io == "float",
+        edgetpu=_tflite_int8.is_edgetpu(target.device),
     )
 
 

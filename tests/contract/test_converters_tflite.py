@@ -306,7 +306,7 @@ def test_calibration_holds_one_batch_at_a_time(
         library(self, data, *rest)
 
     monkeypatch.setattr(calibrator.Calibrator, "calibrate", watched)
-    made(float_file, tmp_path, "int8", samples)
+    made(float_file, tmp_path, "int8", samples, quantizer="library")
     assert seen == [(pulled, [1]) for pulled in range(1, 13)]
 
 
