@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -176,8 +178,6 @@ def made(subject: Subject, contender: Contender, folder: Path) -> Artifact:
             verify=False,
         )  # fmt: skip
     assert contender.peer is not None
-    import shutil
-
     shutil.rmtree(out, ignore_errors=True)
     job = {
         "how": contender.peer,
@@ -201,16 +201,15 @@ def floats(subject: Subject, format: str, folder: Path) -> Artifact:
     )
 
 
-def logits(subject: Subject, artifact: Artifact, folder: Path) -> Array:
+def logits(subject: Subject, artifact: Artifact) -> Array:
     """The first output for every test sample, from a process of its own on one thread."""
-    out = folder / "outputs"
-    out.mkdir(exist_ok=True)
     samples = open_samples(subject.test, preprocess=subject.preprocess)
-    found = jobs.call(
-        "infer", subject=loading.as_json(artifact), out=str(out), n=subject.n,
-        data=samples.as_dict(), threads=1,
-    )  # fmt: skip
-    value: Array = np.array(np.load(out / next(iter(found["outputs"].values()))), np.float64)
+    with tempfile.TemporaryDirectory() as out:
+        found = jobs.call(
+            "infer", subject=loading.as_json(artifact), out=out, n=subject.n,
+            data=samples.as_dict(), threads=1,
+        )  # fmt: skip
+        value: Array = np.load(Path(out, next(iter(found["outputs"].values())))).astype(np.float64)
     return value
 
 
@@ -227,7 +226,7 @@ def measure(subject: Subject, contender: Contender, folder: Path) -> dict[str, A
     try:
         artifact = made(subject, contender, folder)
         row["seconds"] = time.perf_counter() - begin
-        got = logits(subject, artifact, folder)
+        got = logits(subject, artifact)
     except errors.EdgeError as error:
         return {**row, "failed": f"{type(error).__name__}: {error}"}
     want = _reference(subject, folder)
@@ -249,7 +248,7 @@ def _reference(subject: Subject, folder: Path) -> Array:
     key = f"{subject.source.sha256()[:12]}-{subject.test.stem}"
     path = subject.test.parent / f"reference-{key}.npy"
     if not path.exists():
-        np.save(path, logits(subject, floats(subject, "onnx", folder), folder))
+        np.save(path, logits(subject, floats(subject, "onnx", folder)))
     value: Array = np.load(path)
     return value
 
