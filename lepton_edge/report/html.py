@@ -93,6 +93,7 @@ def _page(report: Report, limits: _details.Limits) -> str:
         reasons=[_cells.reasons(row) for row in rows],
         facts=[_row_facts(row) for row in rows],
         classes=[_classes(row, limits) for row in rows],
+        layers=[_layers(row, limits) for row in rows],
         drop_hint=_cells.DROP_HINT,
         dash=_cells.DASH,
         tested=_summary.tested(report),
@@ -158,7 +159,8 @@ def _row_facts(row: Row) -> list[tuple[str, str]]:
             ("first inference", f"{_cells.number(latency.first_ms)} ms"),
             ("drift of the median", f"{100 * latency.drift:+.1f} %"),
         ]
-    given = {key: value for key, value in row.facts.items() if key != "calibration_warnings"}
+    apart = ("calibration_warnings", "sensitivity")  # which have places of their own
+    given = {key: value for key, value in row.facts.items() if key not in apart}
     found += [(key, _facts.text(value)) for key, value in given.items()]
     return list(dict.fromkeys((key, text) for key, text in found if text))
 
@@ -173,6 +175,22 @@ def _accuracy_facts(accuracy: Accuracy) -> list[tuple[str, str | None]]:
         ("accuracy verdict", accuracy.status),
         ("McNemar's exact p", None if p_value is None else f"{p_value:.3g}"),
     ]
+
+
+def _layers(row: Row, limits: _details.Limits) -> dict[str, Any] | None:
+    """What int8 does to each layer, where the artefact tells; bars scaled to the worst layer."""
+    given = row.facts.get("sensitivity")
+    if not given:
+        return None
+    largest = max(layer["share"] for layer in given) or 1.0
+    return {
+        "total": len(given),
+        "kept": sum(layer["kept_in_float"] for layer in given),
+        "items": [
+            {**layer, "bar": round(100 * layer["share"] / largest, 1)}
+            for layer in given[: limits.table]
+        ],
+    }
 
 
 def _classes(row: Row, limits: _details.Limits) -> dict[str, Any] | None:

@@ -687,3 +687,31 @@ def test_classes_are_listed_worst_first() -> None:
     assert drops == sorted(drops, key=lambda drop: -(drop or 0.0))
     values = [item.value for item in _details.worst_first(made_up.accuracy(5, drop=None))]
     assert values == sorted(values)
+
+
+def test_the_layers_of_a_mixed_artefact_are_drawn_worst_first() -> None:
+    pytest.importorskip("bokeh", reason="needs the extra: pip install 'lepton-edge[report]'")
+    shares = {"stem": 0.75, "head": 0.25}
+    layers = [
+        {
+            "node": name,
+            "op": "Conv",
+            "sqnr_db": 20.0,
+            "kl": None,
+            "share": share,
+            "float_us": 12.0,
+            "int8_us": None,
+            "kept_in_float": name == "stem",
+        }
+        for name, share in shares.items()
+    ]
+    row = made_up.report().rows[0]
+    drawn = dataclasses.replace(row, facts={**row.facts, "sensitivity": layers})
+    page = html.render(made_up.report(rows=[drawn]))
+    assert "1 of 2 stay in float" in page
+    assert page.index('<th scope="row">stem</th><td>float</td>') < page.index(
+        '<th scope="row">head</th><td>int8</td>'
+    )
+    assert "75.0 %" in page
+    assert "width:33.3%" in page
+    assert "kept_in_float" not in page  # it is no fact in one line
