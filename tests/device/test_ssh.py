@@ -18,21 +18,28 @@ from tests.device.conftest import LITERT
 
 SOURCE = ModelSource(f"{DEMO / 'cnn.py'}:factory", str(DEMO / "cnn.safetensors"))
 ENVIRONMENTS = [
-    ("tflite", LITERT),
-    ("tflite", ("3.10", "numpy", "ai-edge-litert")),
-    ("tflite", ("3.11", "numpy==1.26.4", "tflite-runtime==2.14.0")),
-    ("tflite", ("3.8", "numpy", "tflite-runtime==2.14.0")),
-    ("onnx", ("3.8", "numpy", "onnxruntime")),
+    ("tflite", "int8", LITERT),
+    ("tflite", "int8", ("3.10", "numpy", "ai-edge-litert")),
+    ("tflite", "int8", ("3.11", "numpy==1.26.4", "tflite-runtime==2.14.0")),
+    ("tflite", "int8", ("3.8", "numpy", "tflite-runtime==2.14.0")),
+    ("onnx", "int8", ("3.8", "numpy", "onnxruntime")),
+    ("openvino", "fp32", ("3.8", "numpy", "openvino")),
 ]
 Python = Callable[..., Path]
 Convert = Callable[[str, str], Artifact]
 
 
-@pytest.mark.parametrize(("format", "packages"), ENVIRONMENTS)
+@pytest.mark.parametrize(("format", "precision", "packages"), ENVIRONMENTS)
 def test_every_supported_python_computes_what_this_one_does(
-    board: Board, python: Python, convert: Convert, few_images: Path, format: str, packages: tuple
+    board: Board,
+    python: Python,
+    convert: Convert,
+    few_images: Path,
+    format: str,
+    precision: str,
+    packages: tuple,
 ) -> None:
-    artifact = convert(format, "int8")
+    artifact = convert(format, precision)
     address = board.address(python=python(*packages), wait="yes")
     images = loading.prepare(open_samples(few_images), artifact)
     here = accuracy.score(artifact, images, threads=1)
