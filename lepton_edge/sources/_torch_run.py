@@ -43,9 +43,13 @@ def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], 
                 found: dict[str, Array] = {"output": outputs.numpy()}
             else:
                 found = flatten(outputs)
-        if apart is None:
-            apart = not any(tensor._version for tensor in tensors) and not any(
-                np.may_share_memory(each, array) for each in found.values() for array in arrays
+        # A write that depends on the data may come later: then it is copied from there on.
+        if apart is not False:
+            apart = not any(tensor._version for tensor in tensors) and (
+                apart
+                or not any(
+                    np.may_share_memory(each, array) for each in found.values() for array in arrays
+                )
             )
         return found
 
