@@ -61,6 +61,22 @@ def five() -> nn.Module:
     return net
 
 
+class _Named(nn.Module):
+    """`cnn` in a module of its own: NNCF takes no bare nn.Sequential."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = cnn()
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.body(image)
+        return result
+
+
+def named() -> nn.Module:
+    return _ready(_Named())
+
+
 class _HardCoded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
