@@ -40,6 +40,13 @@ class Board:
         query = "&".join(f"{key}={value}" for key, value in keys.items())
         return f"ssh://{self.user}@{host}:{port or self.port}?{query}"
 
+    def small(self) -> Path:
+        """The folder that a small file system is at; skips where it could not be mounted."""
+        path = self.home / "small"
+        if not path.is_dir():
+            pytest.skip("only root can mount a small file system")
+        return path
+
     @property
     def home(self) -> Path:
         return self.folder / "home"
@@ -119,13 +126,13 @@ def environment(cache: Path, version: str, *packages: str) -> Path:
 @contextlib.contextmanager
 def sshd(*readable: Path, small: str | None = None) -> Iterator[Board]:
     """A server that takes one key. `readable` must be reachable for its user; `small` is the size
-    of a file system at HOME/small. Skips where there is no sshd."""
+    of a file system at HOME/small, for root. Skips where there is no sshd."""
     program = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
     if program is None or shutil.which("ssh") is None:
         pytest.skip("no OpenSSH here: apt-get install openssh-server openssh-client")
     root = os.geteuid() == 0
-    if not root and small:
-        pytest.skip("only root can mount a small file system")
+    if root and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this root may make no mount namespace, so no user for the server")
     folder = Path(tempfile.mkdtemp(prefix="lepton-edge-board-"))
     folder.chmod(0o755)
     try:

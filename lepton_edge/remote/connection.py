@@ -65,7 +65,11 @@ class Connection:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._busy = threading.Lock()
         self._closed = threading.Event()
-        self._process = self._start()
+        try:
+            self._process = self._start()
+        except BaseException:
+            self._log.close()
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to: IO[bytes] = self._process.stdin

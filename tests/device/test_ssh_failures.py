@@ -123,7 +123,8 @@ def test_a_disk_without_room_for_the_worker(
     cli: Cli, model: Path, board: Board, python: Python
 ) -> None:
     """The board's small disk is filled first."""
-    small, full = board.home / "small", board.home / "small" / "full"
+    small = board.small()
+    full = small / "full"
     fill = f"head -c 8m /dev/zero >{full}; chmod 777 {small}; true"
     subprocess.run(board.ssh(fill), check=True, capture_output=True)
     try:
@@ -138,14 +139,14 @@ def test_a_disk_without_room_for_the_artefact(
 ) -> None:
     big = tmp_path / "big.tflite"
     big.write_bytes(np.random.default_rng(0).bytes(3 << 20))
-    address = board.address(python=python(*LITERT), folder=board.home / "small" / "cache")
+    address = board.address(python=python(*LITERT), folder=board.small() / "cache")
     refused(cli, big, address, "needs 3,145,728 bytes", "Free some space")
     with remote.Connection(remote.Address.parse(address + "&wait=yes"), "a test") as connection:
         connection.about["free"] = 1 << 40  # as if the disk had filled since it was asked
         with pytest.raises(errors.DeviceError, match="No space left") as caught:
             connection.place(Artifact(tmp_path, big.name, "tflite"))
     assert "Nothing was left there" in str(caught.value)
-    listed = board.ssh(f"find {board.home / 'small' / 'cache'} -name '*.tflite' -o -name '.*'")
+    listed = board.ssh(f"find {board.small() / 'cache'} -name '*.tflite' -o -name '.*'")
     assert subprocess.run(listed, capture_output=True).stdout == b""
 
 

@@ -217,3 +217,10 @@ def test_the_device_is_free_after_a_failure(cache: Path) -> None:
         loading.load(bad, on=on)
     with remote.Connection(Address.parse(on), "a test") as connection:
         connection.check()
+
+
+def test_no_ssh_here(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(cache))
+    with pytest.raises(errors.BackendMissing, match="no ssh on this machine") as caught:
+        remote.Connection(Address.parse("ssh://board"), "a test")
+    assert "openssh-client" in str(caught.value)
