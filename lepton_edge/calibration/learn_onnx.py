@@ -155,7 +155,8 @@ def _layer(
     )
     bias = _bias(graph, node)
     if bias is not None and found.shift is not None:
-        bias = (bias + found.shift.reshape(-1)).astype(np.float32)
+        most = np.finfo(np.float32).max
+        bias = np.clip(bias + found.shift.reshape(-1), -most, most).astype(np.float32)
     stored = patches.from_matrix(node, found.codes, weight.shape, axis).astype(params.grid.storage)
     flat = found.scale.reshape(-1).astype(np.float32)
     params = QParams(

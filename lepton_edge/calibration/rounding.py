@@ -22,6 +22,7 @@ from lepton_edge.model import Array
 DAMPING = 0.01  # of the mean diagonal of H, as in GPTQ
 MEAN = 0.02
 _BLOCK = 64
+_SQUARED_MAX = 1e12  # sums of squares of such inputs stay far inside float32
 
 
 @dataclass
@@ -49,8 +50,10 @@ class Moments:
 
     def add(self, x: Array, z: Array) -> None:
         """Rows of inputs, [groups, rows, K], of the float and of the quantised network."""
-        turned = z.transpose(0, 2, 1)
-        self.zz += turned @ z
+        if max(np.abs(x).max(initial=0.0), np.abs(z).max(initial=0.0)) > _SQUARED_MAX:
+            x, z = x.astype(np.float64), z.astype(np.float64)
+            self.zz, self.xz = self.zz.astype(np.float64), self.xz.astype(np.float64)
+        self.zz += z.transpose(0, 2, 1) @ z
         self.xz += x.transpose(0, 2, 1) @ z
         self.x += x.sum(axis=1, dtype=np.float64)
         self.z += z.sum(axis=1, dtype=np.float64)
