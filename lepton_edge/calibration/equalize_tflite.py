@@ -81,8 +81,13 @@ def measured(graph: Graph, group: Group) -> list[str]:
 def apply(graph: Graph, group: Group, stats: Mapping[str, TensorStats]) -> Array | None:
     """Scales the group's channels in its layers' weights; the factors, None where none gains."""
     factor = _factor(graph, group, stats)
-    if factor is None:
-        return None
+    if factor is not None:
+        scale(graph, group, factor)
+    return factor
+
+
+def scale(graph: Graph, group: Group, factor: Array) -> None:
+    """Multiplies what the writers write by `factor`, one a channel; the readers divide it out."""
     for op in group.writers:
         weight, bias = graph.constant(op.inputs[1]), op.inputs[2] if len(op.inputs) > 2 else -1
         shape = [1] * weight.ndim
@@ -100,7 +105,6 @@ def apply(graph: Graph, group: Group, stats: Mapping[str, TensorStats]) -> Array
         else:
             divisor = factor
         graph.set_constant(op.inputs[1], weight / divisor)
-    return factor
 
 
 def _factor(graph: Graph, group: Group, stats: Mapping[str, TensorStats]) -> Array | None:

@@ -91,7 +91,8 @@ def pairs(graph: Graph, quantized: Graph) -> dict[int, int]:
 
 def check_integer(quantized: Graph) -> None:
     """Raises `CannotConvert` naming the first operator that has a float tensor."""
-    for op in quantized.ops:
+    # Conversions to float stand beside the operator that asked for them.
+    for op in sorted(quantized.ops, key=lambda op: op.kind in CONVERSIONS):
         for tensor in (*op.inputs, *op.outputs):
             if tensor >= 0 and quantized.dtype(tensor) in ("FLOAT32", "FLOAT16"):
                 raise errors.CannotConvert(
