@@ -11,7 +11,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ class Layer:
 
     `sqnr_db` is the worst output's; `kl` the mean Kullback-Leibler divergence of the softmax of
     the outputs that look like class scores, in nats, None where none does. `share` of the noise of
-    all layers alone, 0 to 1. `float_us` and `int8_us` are the layer's times in onnxruntime here;
+    all layers alone, 0 to 1. `float_us` and `int8_us` are the layer's times in the runtime here;
     None where it ran fused into another.
     """
 
@@ -70,7 +70,7 @@ class Judge:
     """Float outputs for some samples of the data, to compare others with."""
 
     def __init__(self, work: Work, *, first: int, samples: int) -> None:
-        self.feeds = list(_slice(work.data.feeds(), first, samples))
+        self.feeds = list(head(work.data.feeds(), first, samples))
         self.names = work.graph.outputs
         self.threads = work.options.threads
         self.wanted = self._run(work.graph.build())
@@ -102,9 +102,19 @@ def rank(work: Work, *, samples: int = SAMPLES) -> list[Layer]:
     for name in names:
         plan = work.plan(keep_float=[other for other in names if other != name])
         found.append((name, judge(work.build(plan, work.nearest(plan)))))
-    noise = {name: 10 ** (-each.sqnr_db / 10) for name, each in found}
-    total = sum(noise.values()) or 1.0
     ops = {node.name: node.op_type for node in work.graph.nodes}
+    return ranked(dict(found), ops, in_float, in_int8)
+
+
+def ranked(
+    found: Mapping[str, Quality],
+    ops: Mapping[str, str],
+    float_us: Mapping[str, float],
+    int8_us: Mapping[str, float],
+) -> list[Layer]:
+    """The layers by their share of the noise, the largest first."""
+    noise = {name: 10 ** (-each.sqnr_db / 10) for name, each in found.items()}
+    total = sum(noise.values()) or 1.0
     layers = [
         Layer(
             node=name,
@@ -112,10 +122,10 @@ def rank(work: Work, *, samples: int = SAMPLES) -> list[Layer]:
             sqnr_db=each.sqnr_db,
             kl=each.kl,
             share=noise[name] / total,
-            float_us=in_float.get(name),
-            int8_us=in_int8.get(name),
+            float_us=float_us.get(name),
+            int8_us=int8_us.get(name),
         )
-        for name, each in found
+        for name, each in found.items()
     ]
     return sorted(layers, key=lambda layer: (-layer.share, layer.node))
 
@@ -193,7 +203,9 @@ def _log_softmax(value: Array) -> Array:
     return result
 
 
-def _slice(feeds: Any, first: int, samples: int) -> Iterator[dict[str, Array]]:
+def head(
+    feeds: Iterable[Mapping[str, Array]], first: int, samples: int
+) -> Iterator[dict[str, Array]]:
     """Whole batches that hold about `samples` samples, after the first `first`."""
     seen = 0
     for batch in feeds:

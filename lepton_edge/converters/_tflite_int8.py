@@ -12,6 +12,7 @@ import numpy as np
 from lepton_edge import devices, errors
 from lepton_edge.artifact import Binding
 from lepton_edge.calibration import Data, load
+from lepton_edge.calibration.mixed import quantize_tflite_mixed
 from lepton_edge.calibration.tflite_quantizer import quantize_tflite
 from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _tflite_bind
@@ -50,6 +51,7 @@ def quantize(
     options: Tuning,
     *,
     precision: str,
+    mixed_db: float,
     float_io: bool,
     edgetpu: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,7 +65,17 @@ def quantize(
         f"{fingerprint(samples)}:{prepared}:{permuted}:{batch}",
     )
     dialect = load("edgetpu" if edgetpu else "tflite")
-    done = quantize_tflite(source, file, data, dialect, options, float_io=float_io, cache=cache())
+    if precision == "int8-mixed":
+        done = quantize_tflite_mixed(
+            *(source, file, data, dialect, options),
+            target_db=mixed_db,
+            float_io=float_io,
+            cache=cache(),
+        )
+    else:
+        done = quantize_tflite(
+            source, file, data, dialect, options, float_io=float_io, cache=cache()
+        )
     step = {
         "step": precision,
         "tool": "lepton-edge and ai_edge_quantizer",

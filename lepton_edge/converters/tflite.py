@@ -14,8 +14,8 @@ from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact, Binding
 from lepton_edge.calibration import write_tflite
 from lepton_edge.calibration.graph_tflite import Graph
-from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import (
+    _qdq,
     _tflite_bind,
     _tflite_half,
     _tflite_int8,
@@ -41,14 +41,14 @@ _LIBRARIES = {
 
 
 @dataclass(frozen=True)
-class Options(Tuning):
+class Options(_qdq.Options):
     """`batch` is a size or `dynamic` (convolutional models only, where the source is PyTorch).
 
     `quantizer` is who makes int8: this project, with the options of `Tuning`, or
-    ai_edge_quantizer's own min-max ranges and nearest weights. int8-mixed is int8 with the
-    operators that `keep_float` names in float. `io` is the type of the file's inputs and outputs
-    for int8: `float` keeps the source's, with `int8` the caller quantises (a Session does it, in
-    numpy); without it, int8 for an Edge TPU, which takes no float tensor at all, and else float.
+    ai_edge_quantizer's own min-max ranges and nearest weights. `io` is the type of the file's
+    inputs and outputs for int8: `float` keeps the source's, with `int8` the caller quantises (a
+    Session does it, in numpy); without it, int8 for an Edge TPU, which takes no float tensor at
+    all, and else float.
     An Edge TPU's gates are int8 whatever `gates` says. `onnx2tf_python` is the Python of the
     environment that holds onnx2tf (default: the one that `lepton-edge doctor` shows).
     """
@@ -151,11 +151,6 @@ def _io(target: Target, calibration: Samples | None, options: Options) -> Litera
         raise errors.UsageError(
             f"{target.precision} for TFLite needs calibration data.", next="Give it with --calib."
         )
-    if target.precision == "int8-mixed" and not options.keep_float:
-        raise errors.UsageError(
-            "int8-mixed for TFLite needs the operators that stay float.",
-            next="Name them with the option keep_float, or ask for int8.",
-        )
     edgetpu = static and _tflite_int8.is_edgetpu(target.device)
     if options.io == "float" and edgetpu:
         raise errors.UsageError(
@@ -194,6 +189,7 @@ def _static(
         calibration,
         options,
         precision=target.precision,
+        mixed_db=options.mixed_db,
         float_io=io == "float",
         edgetpu=_tflite_int8.is_edgetpu(target.device),
     )

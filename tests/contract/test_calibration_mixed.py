@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +128,59 @@ def test_a_target_out_of_reach_is_an_error(damaged: Path, tmp_path: Path) -> Non
     with pytest.raises(errors.CannotConvert, match=r"int8-mixed reaches .* not 150 dB"):
         calibration.quantize_mixed(damaged, out, images(), VNNI, PLAIN, target_db=150.0)
     assert not out.exists()
+
+
+# In a process of its own: TensorFlow is heavy, and must not meet the other backends' tests.
+MAKE_TFLITE = """
+import sys, numpy as np, tensorflow as tf
+layers = tf.keras.layers
+tf.keras.utils.set_random_seed(0)
+image = tf.keras.Input((12, 12, 3), batch_size=1, name="image")
+body = layers.Conv2D(8, 3, activation="relu", padding="same", name="c0")(image)
+wide = layers.Conv2D(8, 1, name="c1")
+body = layers.DepthwiseConv2D(3, padding="same", name="c2")(wide(body))
+body = layers.Conv2D(8, 1, activation="relu", name="c3")(body)
+model = tf.keras.Model(image, layers.Dense(5, name="d")(layers.Flatten()(body)))
+spread = np.geomspace(1, 1000, 8).astype("float32")
+wide.set_weights([wide.get_weights()[0] * spread, wide.get_weights()[1]])
+deep = model.get_layer("c2")
+deep.set_weights([deep.get_weights()[0] / spread[:, None], deep.get_weights()[1]])
+open(sys.argv[1], "wb").write(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # ai_edge_quantizer's own imports announce changes
+def test_tflite_has_it_too(tmp_path: Path) -> None:
+    for module, extra in (
+        ("ai_edge_litert", "tflite"), ("tensorflow", "tensorflow"),
+        ("ai_edge_quantizer", "tflite-convert"),
+    ):  # fmt: skip
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}: pip install 'lepton-edge[{extra}]'")
+    from lepton_edge.calibration import sensitivity_tflite, tflite_quantizer
+
+    model, out = tmp_path / "float.tflite", tmp_path / "mixed.tflite"
+    subprocess.run([sys.executable, "-c", MAKE_TFLITE, model], check=True, capture_output=True)
+
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        rng = np.random.default_rng(4)
+        for _ in range(96):
+            image = rng.standard_normal((1, 12, 12, 3)).astype(np.float32)
+            yield {"serving_default_image:0": image}
+
+    data, tflite = calibration.Data(feeds, "normal, seed 4, NHWC"), calibration.load("tflite")
+    work = tflite_quantizer.Work(model, data, tflite, PLAIN, float_io=True, cache=None)
+    layers = sensitivity_tflite.rank(work)
+    assert layers[0].op == "DEPTHWISE_CONV_2D" or layers[1].op == "DEPTHWISE_CONV_2D"
+    assert sum(layer.share for layer in layers) == pytest.approx(1)
+    judge = sensitivity_tflite.Judge(work, first=0, samples=64)
+    whole = judge(work.quantize()[0]).sqnr_db
+    record = mixed.quantize_tflite_mixed(
+        model, out, data, tflite, PLAIN, target_db=max(whole + 6, 28)
+    )
+    assert 1 <= len(record["kept_in_float"]) < len(layers)
+    assert judge(out.read_bytes()).sqnr_db > whole + 4
+    with pytest.raises(errors.UsageError, match="no operator in float"):
+        mixed.quantize_tflite_mixed(
+            model, out, data, calibration.load("edgetpu"), PLAIN, target_db=20
+        )
