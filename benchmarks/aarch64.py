@@ -96,6 +96,7 @@ def line(path: str, core: str, samples: Samples, on: str) -> str:
     assert there.class_scores is not None
     assert here.facts is not None
     assert there.facts is not None
+    assert "aarch64" in there.facts["machine"], there.facts
     difference = here.class_scores - there.class_scores
     noise, signal = float(np.square(difference).sum()), float(np.square(here.class_scores).sum())
     cells = (

@@ -186,7 +186,7 @@ class Connection:
             last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
             error = errors.DeviceError(
                 f"The connection to {str(self.address)!r} was lost in the middle of the work"
-                f" ({last.rstrip('.') or f'code {code}'}).",
+                f" ({last.rstrip('.') or 'no answer'}).",
                 next="When it is back, run the same command again: what was finished is kept.",
             )
         else:
