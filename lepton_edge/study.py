@@ -279,9 +279,11 @@ def _verdict(
     if timed is not None and in_float is not None and found.precision != "fp32":
         limit = in_float.latency.p50_interval_ms[1] * (1 + MARGIN)
         if timed.p50_interval_ms[0] > limit:
+            steps = found.artifact.steps if found.artifact is not None else ()
+            why = "".join(f"; {step['slow_because']}" for step in steps if "slow_because" in step)
             return "SLOWER", (
                 f"p50 {timed.p50_ms:.3f} ms, where fp32 in the same runtime takes"
-                f" {in_float.latency.p50_ms:.3f} ms (one run each; `compare` decides)"
+                f" {in_float.latency.p50_ms:.3f} ms (one run each; `compare` decides){why}"
             )
     return "PASS", None
 

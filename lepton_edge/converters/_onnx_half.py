@@ -60,6 +60,8 @@ def to_half(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
         "operators_kept_in_float32": kept,
         "note": "a runtime without float16 kernels, such as ONNX Runtime's CPU provider for most"
         " operators, casts to float32 and back: the file is half as large, not faster",
+        "slow_because": "ONNX Runtime's CPU provider casts to float32 and back where it has no"
+        " float16 kernel",
     }
     if clamped:
         step["clamped_to_65504"] = clamped

@@ -95,6 +95,11 @@ def dynamic(
         "weights": f"{'uint8' if convolutions else 'int8'} per channel",
         **_count(quantized),
     }
+    if convolutions:
+        step["slow_because"] = (
+            "ONNX Runtime has no fast kernel for dynamic convolutions (ConvInteger), and finds the"
+            " range of every input anew"
+        )
     return quantized, step
 
 

@@ -106,7 +106,7 @@ def convert(
         example = model.example(floats.example_batches(options.batch)[0])
         _onnx_half.check_activations(made.proto, example)
         proto, step = _onnx_half.to_half(made.proto)
-        del step["note"]  # it is about other runtimes
+        del step["note"], step["slow_because"]  # they are about other runtimes
         made = made.then(proto, step, "onnxruntime")
     record = None
     if calibration is not None and target.precision in _qdq.STATIC:
