@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lepton_edge.accuracy import evaluate
     from lepton_edge.artifact import Artifact, open_artifact
+    from lepton_edge.compression import distil, finetune, finetune_int8, prune
     from lepton_edge.conversion import convert
     from lepton_edge.errors import EdgeError
     from lepton_edge.inspection import inspect
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "accuracy": ("evaluate",),
     "artifact": ("Artifact", "open_artifact"),
+    "compression": ("distil", "finetune", "finetune_int8", "prune"),
     "conversion": ("convert",),
     "errors": ("EdgeError",),
     "inspection": ("inspect",),
@@ -57,11 +59,15 @@ __all__ = [
     "benchmark",
     "compare",
     "convert",
+    "distil",
     "evaluate",
+    "finetune",
+    "finetune_int8",
     "inspect",
     "load",
     "open_artifact",
     "open_samples",
+    "prune",
     "verify",
 ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, sources
+from lepton_edge._latency_budget import ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
 from lepton_edge.conversion import _refuse_to_overwrite, convert
@@ -59,7 +60,11 @@ class Compressed:
 
 
 def prune(source: ModelSource | str, output: str | Path, **given: Any) -> Compressed:
-    """Removes channels of a PyTorch model; `options` are those of `compress.Prune`."""
+    """Removes channels of a PyTorch model; `options` are those of `compress.Prune`.
+
+    With the option cost=latency, `ratio` is the share of the median latency in the first format of
+    `to`, on this machine: the share of MACs is then found by measuring.
+    """
     return compress("prune", source, output, **given)
 
 
@@ -193,7 +198,15 @@ def compress(
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
     work = output.with_name(f"{output.name}.training") if work is None else Path(work)
-    _check(name, source, options or {}, training or {})
+    chosen = dict(options or {})
+    timed = name == "prune" and chosen.get("cost") == "latency"
+    if timed:
+        chosen["cost"] = "macs"
+        if not to:
+            raise errors.UsageError(
+                "A latency is that of a format.", next="Give --to onnx, openvino or tflite."
+            )
+    _check(name, source, chosen, training or {})
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
     if processes < 1:
@@ -204,12 +217,17 @@ def compress(
         _refuse_shared(samples, held)
     limits: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
     before = inspection.inspect(source)
+    budget = None
+    if timed:
+        share = float(chosen["ratio"])
+        budget = ratio_for(source, chosen, share, to[0], window=window, threads=threads)
+        chosen["ratio"] = budget["ratio"]
     with followed(work, PROGRESS):
         done = jobs.call(
             "compress",
             name=name,
             source=source.as_dict(),
-            options=dict(options or {}),
+            options=chosen,
             training=dict(training or {}),
             samples=None if samples is None else samples.as_dict(),
             out=str(output),
@@ -235,7 +253,7 @@ def compress(
     return Compressed(
         made,
         status,
-        done["record"],
+        done["record"] if budget is None else {**done["record"], "latency_budget": budget},
         {key: before[key] for key in SIZES},
         {key: after[key] for key in SIZES},
         found,

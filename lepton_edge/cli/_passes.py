@@ -158,6 +158,16 @@ def quantized_text(document: dict[str, Any]) -> str:
 def _what_was_done(record: dict[str, Any]) -> list[str]:
     """Layers with what they kept, layers that were left and why, and how the loss went."""
     lines = []
+    budget = record.get("latency_budget")
+    if budget is not None:
+        trials = ", ".join(
+            f"{100 * each['macs_removed']:.0f} % {each['p50_ms']:.3g} ms"
+            for each in budget["trials"]
+        )
+        lines.append(
+            f"  {budget['format']} p50 {budget['before_p50_ms']:.3g} ms before; with MACs removed:"
+            f" {trials}"
+        )
     for number, each in enumerate(record.get("rounds", ()), 1):
         title = f"  round {number}: " if len(record["rounds"]) > 1 else "  channels: "
         changed = [

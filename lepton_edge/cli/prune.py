@@ -17,7 +17,10 @@ def command(
     ratio: Annotated[
         float | None, typer.Option(help="Share of --cost to remove (or of weights to zero).")
     ] = None,
-    cost: Annotated[str | None, typer.Option(help="macs (default) or parameters.")] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(help="macs (default), parameters, or latency in the first format of --to."),
+    ] = None,
     scope: Annotated[
         str | None,
         typer.Option(help="global (default): all layers weighed, or layer: the same share."),

@@ -7,7 +7,6 @@ step size: Esser et al. 2020, arXiv 1902.08153).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -37,19 +36,6 @@ class _Round(torch.autograd.Function):
         return gradients[0]
 
 
-class _Slowed(torch.autograd.Function):
-    """A value whose gradient is made smaller."""
-
-    @staticmethod
-    def forward(context: Any, value: Tensor, factor: float) -> Tensor:
-        context.factor = factor
-        return value.clone()
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Any:
-        return gradients[0] * context.factor, None
-
-
 def rounded(value: Tensor) -> Tensor:
     result: Tensor = _Round.apply(value)  # type: ignore[no-untyped-call]
     return result
@@ -59,7 +45,9 @@ class OnnxModule(nn.Module):
     """Runs `graph`; its convolutions' and matrix products' weights and biases are parameters.
 
     Without a plan it computes in float. With one, `activations` are the grids of its tensors, and
-    `learned` makes their steps and those of the weights parameters too.
+    `learned` makes their steps and those of the weights parameters too. Weights are held in units
+    of their channel's first step, biases in hundreds of theirs, steps as exponents: so a rate means
+    the same for every channel, however channels were scaled against each other.
     """
 
     def __init__(
@@ -88,11 +76,13 @@ class OnnxModule(nn.Module):
         self.codes: dict[str, Tensor] | None = None  # filled by a forward where it is a dict
         self.trained = nn.ParameterDict()
         self.place: dict[str, str] = {}  # constant -> its key among the parameters
+        self.units: dict[str, Tensor] = {}
         for node in graph.nodes:
             if node.name in anchors:
                 for index in (1, 2):
                     self._train(node.input[index] if index < len(node.input) else "")
         self.steps = nn.ParameterDict()
+        self.first: dict[str, Tensor] = {}
         self.ratios: dict[str, Tensor] = {}
         self._names = [name for name in graph.constants if name not in self.place]
         for index, name in enumerate(self._names):
@@ -112,22 +102,40 @@ class OnnxModule(nn.Module):
         for node in self.graph.nodes:
             if node.name not in self.anchors:
                 continue
-            weight = self.trained[self.place[node.input[1]]].detach()
             key, axis = self.place[node.input[1]], self.anchors[node.name]
-            ratio = _least_error(weight, axis, self.dialect)
-            self.ratios[key] = ratio
-            if self.learned:
-                self.steps[key] = nn.Parameter(self._spread(weight, axis, ratio))
+            weight = self.trained[key].detach()
+            self.ratios[key] = ratio = _least_error(weight, axis, self.dialect)
+            step = self._spread(weight, axis, ratio)
+            self._in_units(key, _shaped(step, weight.ndim, axis))
+            bias = self.place.get(node.input[2]) if len(node.input) > 2 else None
+            if bias is not None:
+                self._in_units(bias, 100 * step * float(self.grids[self._source(node)].scale))
+            self._learn(key, step)
+        for index, params in enumerate(self.grids.values()):
+            self._learn(f"a{index}", torch.tensor(float(params.scale)))
+
+    def _learn(self, key: str, step: Tensor) -> None:
+        self.first[key] = step
         if self.learned:
-            for index, params in enumerate(self.grids.values()):
-                self.steps[f"a{index}"] = nn.Parameter(torch.tensor(float(params.scale)))
+            self.steps[key] = nn.Parameter(torch.zeros_like(step))
+
+    def _in_units(self, key: str, unit: Tensor) -> None:
+        with torch.no_grad():
+            self.trained[key].div_(unit)
+        self.units[key] = unit
+
+    def value(self, name: str) -> Tensor:
+        """A trained constant as the graph has it."""
+        key = self.place[name]
+        value: Tensor = self.trained[key]
+        return value * self.units[key].to(value.device) if key in self.units else value
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The graph's outputs by name, for its inputs in order."""
         values: dict[str, Any] = {
             name: getattr(self, f"constant{index}") for index, name in enumerate(self._names)
         }
-        values.update({name: self.trained[key] for name, key in self.place.items()})
+        values.update({name: self.value(name) for name in self.place})
         for name, value in zip(self.graph.inputs, inputs, strict=True):
             values[name] = value
             self._quantize(name, values)
@@ -175,27 +183,26 @@ class OnnxModule(nn.Module):
 
     def scale(self, root: str) -> Tensor:
         """The step of an activation's grid."""
-        if not self.learned:
-            return torch.tensor(float(self.grids[root].scale))
-        index = list(self.grids).index(root)
-        return self._step(f"a{index}", 1.0 / math.sqrt(255 * 1024))
+        return self._step(f"a{list(self.grids).index(root)}")
 
-    def _step(self, key: str, slow: float) -> Tensor:
-        step: Tensor = _Slowed.apply(self.steps[key], slow)  # type: ignore[no-untyped-call]
-        return step.abs().clamp_min(grid.SCALE_MIN)
+    def _step(self, key: str) -> Tensor:
+        """The first step, times what was learned: a tenth of the exponent, in natural units."""
+        if key not in self.steps:
+            return self.first[key]
+        exponent: Tensor = self.steps[key]
+        return self.first[key].to(exponent.device) * torch.exp(0.1 * exponent)
 
     def weight_scale(self, node: Any) -> Tensor:
         """The step of each channel of an anchor's weight; wide enough for its int32 bias."""
         assert self.dialect is not None
         key, axis = self.place[node.input[1]], self.anchors[node.name]
-        weight = self.trained[key]
         if self.learned:
-            n = weight.numel() / weight.shape[axis]
-            step = self._step(key, 1.0 / math.sqrt(n * self.dialect.weight.qmax))
+            step = self._step(key)
         else:
-            step = self._spread(weight.detach(), axis, self.ratios[key].to(weight.device))
+            weight = self.value(node.input[1]).detach()
+            step = self._spread(weight, axis, self.ratios[key].to(weight.device))
         if self.dialect.bias == "int32" and len(node.input) > 2 and node.input[2] in self.place:
-            bias = self.trained[self.place[node.input[2]]].detach().abs()
+            bias = self.value(node.input[2]).detach().abs()
             source = self.scale(self._source(node)).detach()
             floor = bias / (source * write_onnx.BIAS_LIMIT)
             step = torch.maximum(step, floor if step.ndim else floor.max())
@@ -218,9 +225,7 @@ class OnnxModule(nn.Module):
         """Rounds the weight of an anchor, and its bias where the dialect stores integers."""
         assert self.dialect is not None
         step, axis = self.weight_scale(node), self.anchors[node.name]
-        shape = [1] * given[1].ndim
-        shape[axis] = -1
-        shaped = step.reshape(shape) if step.ndim else step
+        shaped = _shaped(step, given[1].ndim, axis)
         bounds = self.dialect.weight.qmin, self.dialect.weight.qmax
         given[1] = rounded(torch.clamp(given[1] / shaped, *bounds)) * shaped
         if self.dialect.bias == "int32" and len(given) > 2 and given[2] is not None:
@@ -245,16 +250,23 @@ class OnnxModule(nn.Module):
             for node in self.graph.nodes:
                 if node.name not in self.anchors:
                     continue
-                weight = self.trained[self.place[node.input[1]]].detach().numpy()
+                weight = self.value(node.input[1]).detach().numpy()
                 scale = _float32(self.weight_scale(node))
                 axis = self.anchors[node.name] if scale.ndim else None
                 zero = np.zeros(scale.shape, self.dialect.weight.storage)
                 params = grid.QParams(scale, zero, self.dialect.weight, axis)
                 bias = None
                 if len(node.input) > 2 and node.input[2] in self.place:
-                    bias = self.trained[self.place[node.input[2]]].detach().numpy().copy()
+                    bias = self.value(node.input[2]).detach().numpy().copy()
                 found.weights[node.name] = Weight(params.quantize(weight), params, bias)
         return found
+
+
+def _shaped(step: Tensor, ndim: int, axis: int) -> Tensor:
+    """One step a channel, to be multiplied with a weight."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return step.reshape(shape) if step.ndim else step
 
 
 def _float32(value: Tensor) -> Any:

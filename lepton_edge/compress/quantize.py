@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lepton_edge.calibration.placement import Plan
     from lepton_edge.compress._onnx_module import OnnxModule
 
-RECOVERY = Training(epochs=3, lr=1e-3, weight_decay=0.0, clip=1.0)
+# Weights are in units of their grid's step: this rate moves one by at most 1/100 of it.
+RECOVERY = Training(epochs=3, optimizer="adam", lr=0.01, weight_decay=0.0, clip=None)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class QuantizedTraining:
 
     `weight_bits` 4 or 8. `learned_step` trains the grids' steps too. `weight` is the share of the
     float model's answers in the loss, the rest the labels' (all of it without labels). `keep_float`
-    names operators that stay float; `equalize` balances channels first, as the converter does.
+    names operators that stay float; `equalize` balances channels first, as the converter does. The
+    rate of the training is in units of each weight's step: Adam at 0.01 moves one by at most 1/100
+    of it a step.
     """
 
     dialect: str = "ort_x86_vnni"
@@ -175,7 +178,7 @@ def _bias_codes(module: OnnxModule, plan: Plan, name: str) -> Any:
     node = next(each for each in module.graph.nodes if each.name == name)
     with torch.no_grad():
         step = module.weight_scale(node) * module.scale(plan.root(node.input[0]))
-        bias = module.trained[module.place[node.input[2]]]
+        bias = module.value(node.input[2])
         return torch.round(bias.double() / step.double()).to(torch.int32).numpy()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -71,6 +72,9 @@ def run(
         for each in others:
             each.kill()
             each.wait()
+        if others:  # each wrote what this one writes
+            for place in Path(work).glob("rank*"):
+                shutil.rmtree(place)
     record = json.loads(done.source.file.with_name(RECORD).read_text())["steps"][-1]
     return {"source": done.source.as_dict(), "record": record}
 

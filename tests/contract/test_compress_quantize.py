@@ -27,7 +27,7 @@ from lepton_edge.samples import Samples, open_samples  # noqa: E402
 from tests import compress_nets, zoo  # noqa: E402
 
 NETS, ZOO = Path(compress_nets.__file__), Path(zoo.__file__)
-FEW = Training(steps=3, batch=8, lr=1e-3)
+FEW = Training(steps=3, batch=8, optimizer="adam", lr=0.01)
 RECURRENT = ("lstm", "gru")
 
 
@@ -150,7 +150,7 @@ def test_an_artefact_in_four_bits_gains_from_training(
     )  # fmt: skip
     long = finetune_int8(
         made.source, tmp_path / "long", train=data[0], data=data[1], options=options,
-        training={"epochs": 4, "batch": 32, "lr": 0.005}, max_drop="5pt",
+        training={"epochs": 4, "batch": 32}, max_drop="5pt",
     )  # fmt: skip
     assert short.accuracy is not None
     assert long.accuracy is not None

@@ -102,6 +102,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Samples) -> None:
     one = jobs.call(**job(tmp_path / "one", data, "plain", training=training))
     two = jobs.call(**job(tmp_path / "two", data, "plain", training=training, processes=2))
     assert two["record"]["result"]["processes"] == 2
+    assert not list((tmp_path / "two.training").glob("rank*"))
     pair = [sources.load(ModelSource.from_dict(done["source"])) for done in (one, two)]
     moved = 0.0
     for name, value in weights(pair[0]).items():
