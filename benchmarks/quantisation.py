@@ -81,7 +81,9 @@ def latency(given: argparse.Namespace) -> Iterator[Row]:
         except (errors.UsageError, errors.BackendMissing) as error:
             yield {"subject": name, "skipped": str(error)}
             continue
-        yield from subjects.latency(subject, given.backends, given.folder, threads=given.threads)
+        yield from subjects.latency(
+            subject, given.backends, given.folder, threads=given.threads or 1, window=given.window
+        )
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
@@ -114,7 +116,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--contenders", nargs="+", metavar="PART", help="of their titles")
     parser.add_argument("--cifar10", type=Path, metavar="FOLDER", help="with its two parquet files")
     parser.add_argument("--n", type=int, default=10_000, help="test images (default 10,000)")
-    parser.add_argument("--threads", type=int, default=1, help="of the latency section")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="default: 1 for latency, every core for cost"
+    )
+    parser.add_argument("--window", default="quick", help="of latency: quick, or RUNS,SECONDS")
     parser.add_argument("--quick", action="store_true", help=f"short training, n={QUICK_N}")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "quantisation")
     parser.add_argument("-o", "--output", type=Path, help="the page whose parts are replaced")

@@ -58,7 +58,7 @@ def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             [sys.executable, __file__, tool, str(n), str(model), str(given.threads)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        row = {"contender": TITLES[tool], "samples": n, "threads": given.threads}
+        row = {"contender": TITLES[tool], "samples": n}
         if done.returncode:
             yield {**row, "failed": (done.stderr.strip().splitlines() or ["no word"])[-1][:200]}
         else:

@@ -283,7 +283,7 @@ def scored(want: Array, got: Array, label: Array) -> dict[str, Any]:
 
 
 def latency(
-    subject: Subject, backends: Sequence[str], folder: Path, *, threads: int
+    subject: Subject, backends: Sequence[str], folder: Path, *, threads: int, window: str
 ) -> Iterator[dict[str, Any]]:
     """Ours against the same backend's library and against float: ratios of medians, interleaved."""
     for backend in [each for each in backends if each != "tensorrt"]:
@@ -297,7 +297,7 @@ def latency(
             ("library, our settings", library),
             ("float32", floats(subject, backend, folder)),
         ):
-            found = lepton_edge.compare(other, ours, threads=threads)
+            found = lepton_edge.compare(other, ours, threads=threads, window=window)
             yield {
                 "subject": subject.name,
                 "title": TITLES[subject.name],
