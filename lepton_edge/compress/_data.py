@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,9 +41,10 @@ class Table:
     inputs: tuple[Array, ...]
     labels: Array | None
     key: str
+    chosen: Array | None = None  # the rows that belong to it, where not all do
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return len(self.inputs[0]) if self.chosen is None else len(self.chosen)
 
     def steps(self, batch: int) -> int:
         """A last batch that is smaller is left out: each epoch draws another order."""
@@ -54,29 +55,26 @@ class Table:
         for start in range(skip * batch, self.steps(batch) * batch, batch):
             yield self.rows(np.sort(order[start : start + batch]))
 
-    def rows(self, chosen: Array) -> tuple[tuple[Array, ...], Array | None]:
+    def rows(self, wanted: Array) -> tuple[tuple[Array, ...], Array | None]:
         """The rows of that index, copied."""
-        inputs = tuple(np.array(each[chosen]) for each in self.inputs)
-        return inputs, None if self.labels is None else self.labels[chosen]
+        index = wanted if self.chosen is None else self.chosen[wanted]
+        inputs = tuple(np.array(each[index]) for each in self.inputs)
+        return inputs, None if self.labels is None else self.labels[index]
 
     def split(self, share: float, seed: int) -> tuple[Table, Table]:
         """A seeded `share` of the rows as a table of their own, second; the others, first."""
         order = np.random.default_rng((seed, 1 << 20)).permutation(len(self))
         size = max(1, round(share * len(self)))
-        parts = (np.sort(order[size:]), np.sort(order[:size]))
-        if not len(parts[0]):
+        if size >= len(self):
             raise errors.UsageError(
                 f"Holding out {share:g} of {len(self)} samples leaves none to train on."
             )
-        first, second = (
-            Table(
-                tuple(each[rows] for each in self.inputs),
-                None if self.labels is None else self.labels[rows],
-                f"{self.key}:{share}:{seed}:{name}",
-            )
-            for rows, name in zip(parts, ("train", "held out"), strict=True)
+        rows = np.arange(len(self)) if self.chosen is None else self.chosen
+        key = f"{self.key}:{share}:{seed}"
+        return (
+            replace(self, key=f"{key}:train", chosen=rows[np.sort(order[size:])]),
+            replace(self, key=f"{key}:held out", chosen=rows[np.sort(order[:size])]),
         )
-        return first, second
 
 
 def table(samples: Samples, signature: Signature) -> Table:
