@@ -123,6 +123,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"short training, n={QUICK_N}")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "quantisation")
     parser.add_argument("-o", "--output", type=Path, help="the page whose parts are replaced")
+    parser.add_argument(
+        "--kept", action="store_true", help="show the kept results, measure nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     given = parser.parse_args()
     if given.quick:
@@ -136,7 +139,7 @@ def _run(given: argparse.Namespace) -> int:
     given.folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "benchmarks/quantisation.py", *_said(sys.argv[1:])])
     kept = Results(given.folder / "results.json")
-    for section in given.section:
+    for section in () if given.kept else given.section:
         for row in SECTIONS[section](given):
             kept.add(section, row, command)
             print(f"{section}: {page.line(row)}", file=sys.stderr, flush=True)
@@ -157,10 +160,14 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.sections: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        if self.path.exists():
+            self.sections = json.loads(self.path.read_text())
 
     def add(self, section: str, row: Row, command: str) -> None:
-        if self.path.exists():  # another run may have written in between
-            self.sections = json.loads(self.path.read_text())
+        self.read()  # another run may have written in between
         found = self.sections.setdefault(section, {"rows": []})
         found["machine"] = page.machine()
         row["command"], key = command, page.key(row)

@@ -153,10 +153,12 @@ def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:
     """Puts each section's table between its markers in the page; the memory plot goes beside it."""
     check(path, list(shown))
     text = path.read_text()
+    plotted = path.with_name(f"{path.stem}-memory.svg")
     for section, found in shown.items():
         begin, end = _marks(section)
         before, rest = text.split(begin, 1)
-        text = f"{before}{begin}\n{table(section, found)}{end}{rest.split(end, 1)[1]}"
+        plot_line = f"\n![Peak memory]({plotted.name})\n" if section == "cost" else ""
+        text = f"{before}{begin}\n{table(section, found)}{plot_line}{end}{rest.split(end, 1)[1]}"
     with replacing(path) as temporary:
         temporary.write_text(text)
     if "cost" in shown:
@@ -165,5 +167,5 @@ def replace(path: Path, shown: dict[str, dict[str, Any]]) -> None:
             if "failed" not in row:
                 point = row["samples"], row["peak_bytes"] / 1e9
                 points.setdefault(row["contender"], []).append(point)
-        with replacing(path.with_name(f"{path.stem}-memory.svg")) as temporary:
+        with replacing(plotted) as temporary:
             temporary.write_text(plot.curves(points))
