@@ -270,6 +270,70 @@ def test_int8_without_data_where_only_weights_are_stored(
     assert sqnr_db(*(next(iter(each.values())) for each in (expected, got))) > 25
 
 
+def test_an_edge_tpu_gets_integers_only(float_file: Model, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((20, 1, 28, 28)).astype(np.float32)
+    samples = npz(tmp_path / "c.npz", values)
+
+    def convert(place: str, **options: Any) -> Artifact:
+        (tmp_path / place).mkdir()
+        return tflite.convert(
+            float_file,
+            Target("tflite", "int8", "coral-usb"),
+            tmp_path / place,
+            calibration=samples,
+            options=tflite.Options(**options),
+        )
+
+    whole = convert("coral")
+    assert {each.dtype for side in _tflite_bind.tensors(whole.path) for each in side} == {"int8"}
+    assert whole.steps[-1]["dialect"] == "edgetpu"
+    feeds = {float_file.signature.inputs[0].name: values[:1]}
+    wanted, got = float_file.run(feeds), outputs(whole, feeds)
+    assert sqnr_db(*(next(iter(each.values())) for each in (wanted, got))) > 20
+    for options in ({"io": "float"}, {"keep_float": ("any",)}):
+        with pytest.raises(errors.UsageError):
+            convert(f"refused-{min(options)}", **options)
+
+
+def test_operators_in_float_by_name_are_int8_mixed(
+    float_file: Model, calibration: Samples, tmp_path: Path
+) -> None:
+    quick = {"rounding": "nearest", "correct_bias": False, "equalize": False}
+    whole = made(float_file, tmp_path, "int8", calibration, **quick)
+    name = "serving_default_output_0_output"
+    mixed = made(float_file, tmp_path, "int8-mixed", calibration, keep_float=(name,), **quick)
+    kept = mixed.steps[-1]["float_nodes"]
+    assert kept.pop(name) == "kept by the options"
+    assert set(kept.values()) == {"read by float only"}  # the pooling before that layer
+    assert mixed.steps[-1]["int8_nodes"] == whole.steps[-1]["int8_nodes"] - len(kept) - 1
+    with pytest.raises(errors.UsageError, match="compensate has no effect"):
+        made(float_file, tmp_path, "int8", calibration, quantizer="library", compensate=False)
+    with pytest.raises(errors.UsageError, match="ranges has no effect with precision fp16"):
+        made(float_file, tmp_path, "fp16", ranges="minmax")
+
+
+def test_int4_weights_are_smaller_still(
+    float_file: Model, floats: Artifact, tmp_path: Path
+) -> None:
+    small = made(float_file, tmp_path, "int4-weights")
+    assert small.size_bytes < 0.3 * floats.size_bytes
+    example = float_file.example(1)
+    expected, got = float_file.run(example), outputs(small, example)
+    assert sqnr_db(*(next(iter(each.values())) for each in (expected, got))) > 10
+
+
+def test_fp16_names_what_does_not_fit(tmp_path: Path) -> None:
+    weight = torch.ones(4, 4)
+    inputs = {"x": torch.zeros(1, 4)}
+    loud = made(module(lambda x: ((x @ weight) * 6e4) @ weight, inputs), tmp_path)
+    half = made(sources.load(ModelSource(str(loud.path))), tmp_path, "fp16")
+    assert half.steps[-1]["activations_beyond_65504"]
+    weight = torch.full((4, 4), 7e4) + torch.eye(4)
+    beyond = made(module(lambda x: x @ weight, inputs), tmp_path)
+    with pytest.raises(errors.CannotConvert, match=r"holds 70001, beyond float16's 65504"):
+        made(sources.load(ModelSource(str(beyond.path))), tmp_path, "fp16")
+
+
 class Counted(Samples):
     """Twelve samples that know how many of them were asked for."""
 
