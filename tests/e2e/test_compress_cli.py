@@ -14,6 +14,7 @@ pytest.importorskip("torch_pruning")
 pytest.importorskip("accelerate")
 
 from lepton_edge import cli as main
+from lepton_edge import errors
 from tests import compress_nets
 from tests.conftest import Done
 
@@ -46,7 +47,7 @@ def test_prune_then_int8(cli: Cli, folder: Path) -> None:
     half = document["source"]
     done = cli(
         "finetune", half["path"], "--weights", half["weights"], "-o", folder / "int8",
-        "--precision", "int8", "--train", train, *SHORT,
+        "--precision", "int8", "--train", train, "--training", "epochs=3",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "integers written are those trained" in done.out
@@ -66,6 +67,29 @@ def test_what_did_not_get_faster_is_called_slower(cli: Cli, folder: Path) -> Non
     verdict = document["latency"]["onnx"]["verdict"]
     assert document["status"] == ("PASS" if verdict == "faster" else "SLOWER")
     assert document["accuracy"] is None
+
+
+def test_a_latency_is_reached_by_measuring(folder: Path) -> None:
+    from lepton_edge._latency_budget import ratio_for
+    from lepton_edge.model import ModelSource
+
+    (folder / "wide.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def wide():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(),"
+        " nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),"
+        " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))\n"
+        "    net.example_inputs = {'image': torch.zeros(1, 3, 48, 48)}\n"
+        "    return net\n"
+    )
+    source = ModelSource(f"{folder / 'wide.py'}:wide")
+    found = ratio_for(source, {"round_to": 8}, 0.3, "onnx", window="30,0", threads=1)
+    by_ratio = {each["macs_removed"]: each["p50_ms"] for each in found["trials"]}
+    assert by_ratio[found["ratio"]] <= 0.7 * found["before_p50_ms"]
+    with pytest.raises(errors.UsageError, match=r"cannot remove 1.5 of the latency"):
+        ratio_for(source, {}, 1.5, "onnx", window="30,0", threads=1)
 
 
 def test_distil_without_labels_into_half_the_width(cli: Cli, folder: Path) -> None:
@@ -93,6 +117,7 @@ def test_sparsity_says_what_it_buys(cli: Cli, folder: Path, sparsity: str) -> No
         (("prune", "cnn", "--ratio", "1.5"), 2, "cannot remove 1.5"),
         (("prune", "cnn", "--ratio", "0"), 2, "cannot remove 0"),
         (("prune", "cnn"), 2, "how much"),
+        (("prune", "cnn", "--ratio", "0.5", "--cost", "latency"), 2, "that of a format"),
         (("prune", "cnn", "--ratio", "0.99"), 7, "can be removed in steps of 8"),
         (("prune", "cnn", "--ratio", "0.5", "--importance", "tailor"), 2, "taylor"),
         (("prune", "cnn", "--ratio", "0.5", "--importance", "taylor"), 2, "labelled"),
