@@ -119,7 +119,20 @@ def main() -> None:
     make = {each.__name__: each for each in (onnxruntime, nncf, ai_edge_quantizer, own)}
     file = make[job["how"]](artifact, samples, out, **job.get("settings", {}))
     steps = ({"step": "int8", "tool": job["how"], **job.get("settings", {})},)
-    replace(artifact, folder=out, file=file, precision="int8", steps=steps, parity=None).save()
+    outputs = artifact.outputs
+    if file.endswith(".tflite"):
+        outputs = tuple(replace(each, tensor=_renamed(each.tensor, out / file)) for each in outputs)
+    replace(
+        artifact, folder=out, file=file, precision="int8", steps=steps, parity=None, outputs=outputs
+    ).save()
+
+
+def _renamed(tensor: str, file: Path) -> str:
+    """What ai_edge_quantizer calls a float output behind an int8 one: NAME_dequant."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    names = [each["name"] for each in Interpreter(model_path=str(file)).get_output_details()]
+    return next(name for name in (tensor, f"{tensor}_dequant") if name in names)
 
 
 if __name__ == "__main__":
