@@ -59,7 +59,7 @@ class Graph:
         return self._types.get(tensor, (None, None))[1]
 
     def set_constant(self, name: str, value: Array) -> None:
-        self.constants[name] = np.ascontiguousarray(value)
+        self.constants[name] = np.asarray(value, order="C")
 
     def build(self) -> onnx.ModelProto:
         """A model of the current nodes and constants, in a deterministic order of initializers."""
