@@ -55,10 +55,12 @@ def _coerce(key: str, value: Any, hint: Any, what: str) -> Any:
             raise errors.unknown(f"value of {key}", str(value), map(str, typing.get_args(hint)))
         return value
     if origin is tuple:
-        items = value.replace("x", ",").split(",") if isinstance(value, str) else value
+        arms = typing.get_args(hint)
+        items = value
+        if isinstance(value, str):  # 3x224 is a list of numbers; a name may hold an x
+            items = (value if str in arms else value.replace("x", ",")).split(",")
         if not isinstance(items, (list, tuple)):
             items = [items]
-        arms = typing.get_args(hint)
         if len(arms) == 2 and arms[1] is Ellipsis:
             return tuple(_coerce(key, item, arms[0], what) for item in items)
         if len(items) != len(arms):

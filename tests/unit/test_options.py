@@ -18,6 +18,7 @@ class Example:
     scale: float = 1.0
     size: tuple[int, ...] = ()
     pair: tuple[int, int] = (0, 0)
+    layers: tuple[str, ...] = ()
     name: str | None = None
     need: int = 0
 
@@ -28,10 +29,13 @@ def test_texts_become_values() -> None:
         "exact": "yes",
         "scale": "1/4",
         "size": "2x3x4",
+        "layers": "/mixer/Conv,exit",
         "pair": "5,6",
         "name": "n",
     }
-    assert options.build(Example, given) == Example(8, True, 0.25, (2, 3, 4), (5, 6), "n")
+    layers = ("/mixer/Conv", "exit")
+    wanted = Example(8, True, 0.25, (2, 3, 4), (5, 6), layers, "n")
+    assert options.build(Example, given) == wanted
     assert options.build(Example, {"batch": "dynamic", "name": "none"}) == Example("dynamic")
 
 
