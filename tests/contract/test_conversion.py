@@ -171,7 +171,11 @@ def test_ctrl_c_leaves_what_stood_there(tmp_path: Path) -> None:
     old = convert(source, to="onnx", output=tmp_path / "out")
     code = f"from lepton_edge import convert; convert({source!r}, to='onnx', output='out')"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        # A shell starts background jobs, such as this test run may be, deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.*")) and time.monotonic() < deadline:

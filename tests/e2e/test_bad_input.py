@@ -268,7 +268,12 @@ def test_a_full_disk(cli: Cli, tmp_path: Path) -> None:
 def test_ctrl_c_in_the_middle(place: Path) -> None:
     command = [sys.executable, "-m", "lepton_edge.cli", "convert", *MODEL, "--to", "tflite"]
     with subprocess.Popen(
-        [*command, "-o", str(place)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "-o", str(place)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts background jobs, such as this test run may be, deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         time.sleep(4)  # within the worker: importing its libraries alone takes longer
         process.send_signal(signal.SIGINT)
