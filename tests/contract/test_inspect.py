@@ -225,7 +225,8 @@ def test_a_library_that_is_not_there_is_the_reason(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", without)
     rows = {(row["format"], row["precision"]): row for row in job.targets("torch")}
     assert rows["openvino", "fp32"]["reason"] == "not installed: openvino"
-    assert rows["openvino", "int8"]["reason"] == "not installed: openvino, nncf"
+    assert rows["openvino", "int8"]["reason"] == "not installed: openvino"
+    assert rows["openvino", "int4-weights"]["reason"] == "not installed: openvino, nncf"
     assert rows["openvino", "bf16"]["reason"].startswith("OpenVINO computes in bf16")
 
 
