@@ -200,14 +200,17 @@ def _direct(ov: Any, model: Model, signature: Signature, batch: floats.Batch) ->
                 return ov.convert_model(subject, **given)
         except _failures() as error:
             raise _cannot(error, "onnx") from None
+    subject = model.native if model.framework == "keras" else str(model.native)
+    if model.framework == "keras":
+        keras = floats.backend("keras", "Keras", "tensorflow")
+        if isinstance(subject, keras.Sequential):  # OpenVINO would trace it without its shapes
+            subject = keras.Model(subject.inputs[0], subject(subject.inputs[0]))
     try:
         with warnings.catch_warnings():
             # TensorFlow and Keras use parts of numpy and Python that are going away.
             warnings.simplefilter("ignore")
-            return ov.convert_model(
-                model.native if model.framework == "keras" else str(model.native)
-            )
-    except _failures() as error:
+            return ov.convert_model(subject)
+    except Exception as error:  # noqa: BLE001 (OpenVINO raises the bare class for a failed trace)
         raise _cannot(error, "onnx") from None
 
 

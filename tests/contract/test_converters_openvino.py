@@ -124,6 +124,18 @@ def test_weights_alone_are_narrow(name: str, precision: str, least: float, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's own imports warn
+def test_a_sequential_model_has_its_shapes(tmp_path: Path) -> None:
+    pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    from tests import zoo
+
+    path = zoo.save_keras("keras_lstm", tmp_path / "lstm.keras")
+    model = sources.load(ModelSource(str(path)))
+    for batch in (1, "dynamic"):
+        artifact = convert(model, tmp_path / str(batch), batch=batch)
+        assert sqnr_db(model, artifact, 1) > 100
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's own imports warn
 @pytest.mark.parametrize("form", ["keras", "savedmodel"])
 def test_keras_agrees_by_both_ways(form: str, tmp_path: Path) -> None:
     keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
