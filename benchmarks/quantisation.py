@@ -24,9 +24,8 @@ import quantisation_cost as cost
 import quantisation_page as page
 import quantisation_subjects as subjects
 
-from lepton_edge import errors
+from lepton_edge import _cache, errors
 from lepton_edge.artifact import replacing
-from lepton_edge.demo.data import cache_folder
 
 Row = dict[str, Any]
 QUICK_N = 300  # test images of the short form
@@ -121,7 +120,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--window", default="quick", help="of latency: quick, or RUNS,SECONDS")
     parser.add_argument("--quick", action="store_true", help=f"short training, n={QUICK_N}")
-    parser.add_argument("--folder", type=Path, default=cache_folder() / "quantisation")
+    parser.add_argument("--folder", type=Path, default=_cache.folder("quantisation"))
     parser.add_argument("-o", "--output", type=Path, help="the page whose parts are replaced")
     parser.add_argument(
         "--kept", action="store_true", help="show the kept results, measure nothing"

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lepton_edge import errors
+from lepton_edge import _cache, errors
 from lepton_edge.artifact import replacing
-from lepton_edge.demo.data import cache_folder
 from lepton_edge.model import Array
 from lepton_edge.preprocess import Preprocess
 
@@ -34,7 +33,7 @@ CALIBRATION = (
 
 def packages() -> Path:
     """The folder with the packages of quantisation-requirements.txt, installed where missing."""
-    folder = cache_folder() / "quantisation" / "packages"
+    folder = _cache.folder("quantisation", "packages")
     if not folder.is_dir():
         wanted = Path(__file__).with_name("quantisation-requirements.txt")
         with replacing(folder) as temporary:

@@ -12,12 +12,13 @@ from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, so
 from lepton_edge._latency_budget import ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
-from lepton_edge.conversion import _refuse_to_overwrite, convert
+from lepton_edge.compress._training import training_folder
+from lepton_edge.conversion import convert, refuse_to_overwrite
 from lepton_edge.jobs import compress as job
 from lepton_edge.measurement import Accuracy, Comparison
 from lepton_edge.model import ModelSource
 from lepton_edge.preprocess import Preprocess
-from lepton_edge.samples import Samples, open_samples, overlap
+from lepton_edge.samples import Samples, open_samples, refuse_shared
 
 Data = Samples | str | Path
 PROGRESS = "progress.jsonl"
@@ -128,7 +129,7 @@ def finetune_int8(
     """
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
-    work = output.with_name(f"{output.name}.training") if work is None else Path(work)
+    work = training_folder(output, work)
     job.build("quantize", options or {}, training or {})
     sources.framework_of(source)
     if max_drop is not None and data is None:
@@ -139,7 +140,7 @@ def finetune_int8(
     for each in (samples, ranges):
         if held is not None and each is not None:
             _refuse_shared(each, held)
-    _refuse_to_overwrite(output, source)
+    refuse_to_overwrite(output, source)
     with replacing(output) as temporary:
         temporary.mkdir()
         with followed(work, PROGRESS):
@@ -197,7 +198,7 @@ def compress(
     """
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
-    work = output.with_name(f"{output.name}.training") if work is None else Path(work)
+    work = training_folder(output, work)
     chosen = dict(options or {})
     timed = name == "prune" and chosen.get("cost") == "latency"
     if timed:
@@ -276,12 +277,7 @@ def _check(
 
 
 def _refuse_shared(train: Samples, data: Samples) -> None:
-    shared = overlap(train, data)
-    if shared:
-        raise errors.UsageError(
-            f"Training and evaluation data share {len(shared)} samples, such as {shared[0]}.",
-            next="Train on samples that no evaluation sees.",
-        )
+    refuse_shared(train, data, "Training", next="Train on samples that no evaluation sees.")
 
 
 def _times(

@@ -14,7 +14,7 @@ from lepton_edge.artifact import NAME, Artifact, replacing
 from lepton_edge.measurement import Parity
 from lepton_edge.model import ModelSource
 from lepton_edge.preprocess import Preprocess
-from lepton_edge.samples import Samples, open_samples, overlap
+from lepton_edge.samples import Samples, open_samples, refuse_shared
 from lepton_edge.target import Target
 
 
@@ -49,7 +49,7 @@ def convert(
     chosen = dict(options or {})
     converter = plugins.load("converters", to)
     knobs.build(converter.Options, chosen)  # a wrong option is known before anything starts
-    _refuse_to_overwrite(output, source)
+    refuse_to_overwrite(output, source)
     if verify and not plugins.exists("runtimes", to):
         raise errors.UsageError(
             f"There is no runtime for {to}, so the artefact cannot be verified.",
@@ -64,7 +64,7 @@ def convert(
     ranges = None if calib is None else open_samples(calib, preprocess=preprocess)
     inputs = None if data is None else open_samples(data, preprocess=preprocess)
     if ranges is not None and inputs is not None:
-        _refuse_shared(ranges, inputs)
+        refuse_shared(ranges, inputs, "Calibration", next="Calibrate on training samples only.")
     limits: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
     with replacing(output) as temporary:
         temporary.mkdir()
@@ -107,16 +107,7 @@ def _verified(
     return replace(result, inputs=f"calibration samples of {result.inputs}")
 
 
-def _refuse_shared(calib: Samples, data: Samples) -> None:
-    shared = overlap(calib, data)
-    if shared:
-        raise errors.UsageError(
-            f"Calibration and evaluation data share {len(shared)} samples, such as {shared[0]}.",
-            next="Calibrate on training samples only.",
-        )
-
-
-def _refuse_to_overwrite(output: Path, source: ModelSource) -> None:
+def refuse_to_overwrite(output: Path, source: ModelSource) -> None:
     """Only an artefact, with nothing else in its folder, may be replaced."""
     own = [source.file, *([Path(source.weights)] if source.weights else [])]
     if any(path.resolve().is_relative_to(output.resolve()) for path in own):

@@ -38,6 +38,7 @@ __all__ = [
     "load_function",
     "open_samples",
     "overlap",
+    "refuse_shared",
 ]
 
 LABELS = ("label", "labels", "y")
@@ -254,6 +255,19 @@ def overlap(a: Samples, b: Samples) -> list[str]:
     if not any(shared):
         return []
     return [sample.name for sample, hit in zip(a, shared, strict=True) if hit]
+
+
+def refuse_shared(some: Samples, data: Samples, what: str, *, next: str) -> None:
+    """Raises `UsageError` where evaluation `data` hold samples that others do; `what` names those.
+
+    An accuracy on samples that a model has seen is none.
+    """
+    shared = overlap(some, data)
+    if shared:
+        raise errors.UsageError(
+            f"{what} and evaluation data share {len(shared)} samples, such as {shared[0]}.",
+            next=next,
+        )
 
 
 def label_name(names: Iterable[str], where: str) -> str | None:

@@ -21,6 +21,7 @@ from lepton_edge.model import ModelSource
 from lepton_edge.preprocess import Preprocess
 from lepton_edge.samples import Samples, fingerprint, open_samples
 from lepton_edge.scores import Scores
+from lepton_edge.target import CALIBRATED
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,7 +95,7 @@ def convert_all(
                 to=case.format,
                 precision=case.precision,
                 output=folder / case.name.replace(" ", "-"),
-                calib=calib if case.precision in ("int8", "int8-mixed") else None,
+                calib=calib if case.precision in CALIBRATED else None,
                 data=data,
                 preprocess=case.preprocess,
                 options=case.options,

@@ -16,6 +16,7 @@ PRECISIONS = (
     "int4-weights",
     "int8-mixed",
 )
+CALIBRATED = ("int8", "int8-mixed")  # whose ranges of activations come from samples
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,12 @@ def with_outputs(graph: Graph, names: Iterable[str]) -> onnx.ModelProto:
     return model
 
 
-def cut(feeds: Iterable[Feeds], n: int) -> Iterator[Feeds]:
-    """The first batches that hold `n` samples together; the last one may hold a few more."""
+def cut(feeds: Iterable[Feeds], n: int, *, skip: int = 0) -> Iterator[Feeds]:
+    """Whole batches that hold `n` samples together or a few more, after the first `skip`."""
     seen = 0
     for item in feeds:
-        if seen >= n:
+        if seen >= skip + n:
             return
-        yield item
+        if seen >= skip:
+            yield item
         seen += next(iter(item.values())).shape[0]

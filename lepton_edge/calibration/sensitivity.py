@@ -11,7 +11,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_edge.calibration.graph import session
+from lepton_edge.calibration.observe_onnx import cut
 from lepton_edge.calibration.onnx_quantizer import Work
 from lepton_edge.model import Array
 
@@ -70,7 +71,7 @@ class Judge:
     """Float outputs for some samples of the data, to compare others with."""
 
     def __init__(self, work: Work, *, first: int, samples: int) -> None:
-        self.feeds = list(head(work.data.feeds(), first, samples))
+        self.feeds = list(cut(work.data.feeds(), samples, skip=first))
         self.names = work.graph.outputs
         self.threads = work.options.threads
         self.wanted = self._run(work.graph.build())
@@ -201,17 +202,3 @@ def _log_softmax(value: Array) -> Array:
     shifted = value - value.max(axis=1, keepdims=True)
     result: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
-
-
-def head(
-    feeds: Iterable[Mapping[str, Array]], first: int, samples: int
-) -> Iterator[dict[str, Array]]:
-    """Whole batches that hold about `samples` samples, after the first `first`."""
-    seen = 0
-    for batch in feeds:
-        size = next(iter(batch.values())).shape[0]
-        if seen >= first:
-            yield dict(batch)
-        seen += size
-        if seen >= first + samples:
-            return

@@ -10,7 +10,8 @@ import numpy as np
 
 from lepton_edge.calibration import placement_tflite
 from lepton_edge.calibration.graph_tflite import CONVERSIONS, Graph, Op, interpreter
-from lepton_edge.calibration.sensitivity import SAMPLES, Layer, Quality, head, quality, ranked
+from lepton_edge.calibration.observe_onnx import cut
+from lepton_edge.calibration.sensitivity import SAMPLES, Layer, Quality, quality, ranked
 from lepton_edge.calibration.tflite_quantizer import Work
 from lepton_edge.model import Array
 
@@ -21,7 +22,7 @@ class Judge:
     """Float outputs for some samples of the data, to compare those of int8 files with."""
 
     def __init__(self, work: Work, *, first: int, samples: int) -> None:
-        self.feeds = list(head(work.data.feeds(), first, samples))
+        self.feeds = list(cut(work.data.feeds(), samples, skip=first))
         self.threads = work.options.threads
         self.wanted = self._run(work.graph.to_bytes())
 

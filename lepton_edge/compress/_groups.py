@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lepton_edge import errors
 from lepton_edge.compress._budget import Channels
-from lepton_edge.compress._objectives import named
 from lepton_edge.model import Array
+from lepton_edge.sources._torch_run import tensors as named
 
 TOLERANCE = 1e-3  # of the largest output, between removed channels and channels set to zero
 

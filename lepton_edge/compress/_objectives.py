@@ -15,29 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lepton_edge import errors
+from lepton_edge.sources._torch_run import tensors as named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Loss = Literal["auto", "cross-entropy", "mse"]
-
-
-def named(outputs: Any) -> dict[str, Tensor]:
-    """Output tensors by the names that a `Model` gives them, gradients kept."""
-    found: dict[str, Tensor] = {}
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            found[name or "output"] = value
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                walk(f"{name}_{key}" if name else str(key), item)
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                walk(f"{name or 'output'}_{index}", item)
-
-    walk("", outputs)
-    return found
 
 
 def logits(value: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_edge import errors, sources
 from lepton_edge.compress import _data
 from lepton_edge.compress._form import RECORD, Form, refuse_to_overwrite
-from lepton_edge.compress._training import Training
+from lepton_edge.compress._training import Training, training_folder
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 
@@ -44,7 +44,7 @@ class Work:
         """Raises `CannotConvert` for a model that is no PyTorch factory."""
         form = Form.of(model.source)
         refuse_to_overwrite(out)
-        folder = out.with_name(f"{out.name}.training") if work is None else work
+        folder = training_folder(out, work)
         return cls(model, form, copy.deepcopy(model.native), out, folder, resume)
 
     def source(self, training: Samples | Iterable[Any]) -> _data.Source:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lepton_edge import errors
+from lepton_edge.compress._training import training_folder
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
 
@@ -45,7 +46,7 @@ class Sequence:
         """A failure names the passes that had already run."""
         if not self.passes:
             raise errors.UsageError("A sequence of passes has at least one.")
-        home = out.with_name(f"{out.name}.training") if work is None else work
+        home = training_folder(out, work)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
             for index, each in enumerate(self.passes):

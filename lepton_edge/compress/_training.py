@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_edge import errors
@@ -11,6 +12,11 @@ from lepton_edge import errors
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+def training_folder(out: Path, work: str | Path | None) -> Path:
+    """Where a run keeps its checkpoint and events: `work`, else OUT.training."""
+    return out.with_name(f"{out.name}.training") if work is None else Path(work)
 
 
 @dataclass(frozen=True)

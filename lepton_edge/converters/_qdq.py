@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import calibration, devices, errors
+from lepton_edge import _cache, calibration, devices, errors
 from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.converters import _float_onnx as floats
-from lepton_edge.model import Array, Signature
+from lepton_edge.model import Signature
 from lepton_edge.samples import Samples, feeds, fingerprint
+from lepton_edge.target import CALIBRATED
 
 ARM = ("aarch64", "arm64", "armv7l")
 ROWS = 8  # samples a batch where the graph takes any number
@@ -43,25 +42,13 @@ def calibration_data(samples: Samples, signature: Signature) -> calibration.Data
     )
 
 
-def first(samples: Samples, signature: Signature, n: int) -> Iterator[dict[str, Array]]:
-    """Batches of the first `n` samples or a few more."""
-    seen = 0
-    for batch in calibration_data(samples, signature).feeds():
-        if seen >= n:
-            return
-        yield dict(batch)
-        seen += next(iter(batch.values())).shape[0]
-
-
 def cache() -> Path:
     """Where statistics are kept: they serve every dialect of the same model and data."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "lepton-edge" / "calibration"
+    return _cache.folder("calibration")
 
 
 # Large weights that Q/DQ leaves in float; recurrent ones must be constants for the other two.
 TABLES = {"ort": ("Gather", "LSTM", "GRU", "RNN"), "openvino": ("Gather",), "tensorrt": ()}
-STATIC = ("int8", "int8-mixed")
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ class Options(Tuning):
 
 def check(precision: str, calibration: Samples | None, quantizer: str) -> None:
     """Raises `UsageError` for int8 without data, and for what a library's quantiser cannot do."""
-    if precision in STATIC and calibration is None:
+    if precision in CALIBRATED and calibration is None:
         raise errors.UsageError(
             f"{precision} needs real inputs to find the ranges of activations.",
             next="Give training samples with --calib, or ask for int8-dynamic or fp16.",

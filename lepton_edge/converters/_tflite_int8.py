@@ -19,6 +19,7 @@ from lepton_edge.converters import _tflite_bind
 from lepton_edge.converters._qdq import cache
 from lepton_edge.model import Array, Signature
 from lepton_edge.samples import Samples, feeds, fingerprint
+from lepton_edge.target import CALIBRATED
 
 
 def is_edgetpu(device: str) -> bool:
@@ -28,7 +29,7 @@ def is_edgetpu(device: str) -> bool:
 
 def check(options: Tuning, precision: str, quantizer: str) -> None:
     """Raises `UsageError` for choices that would have no effect."""
-    ours = precision in ("int8", "int8-mixed") and quantizer == "lepton"
+    ours = precision in CALIBRATED and quantizer == "lepton"
     changed = [each.name for each in fields(Tuning) if getattr(options, each.name) != each.default]
     if changed and not ours:
         by = "the library's quantiser" if quantizer == "library" else f"precision {precision}"

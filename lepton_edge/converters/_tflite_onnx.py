@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import errors
+from lepton_edge import _cache, errors
 from lepton_edge.model import Model
 
 VERSION = "2.6.9"
@@ -20,8 +20,7 @@ VERSION = "2.6.9"
 
 def place() -> Path:
     """The folder where the environment is looked for: onnx2tf in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "lepton-edge" / "onnx2tf"
+    return _cache.folder("onnx2tf")
 
 
 def recipe() -> str:

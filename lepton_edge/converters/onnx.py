@@ -12,9 +12,9 @@ from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
-from lepton_edge.target import Target
+from lepton_edge.target import CALIBRATED, Target
 
-PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, "int8-dynamic", "int8-weights", "int4-weights")
+PRECISIONS = ("fp32", "fp16", *CALIBRATED, "int8-dynamic", "int8-weights", "int4-weights")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def convert(
         example = model.example(floats.example_batches(options.batch)[0])
         _onnx_half.check_activations(made.proto, example)
         made = made.then(*_onnx_half.to_half(made.proto), "onnxruntime")
-    elif target.precision in _qdq.STATIC:
+    elif target.precision in CALIBRATED:
         assert calibration is not None
         if options.quantizer == "lepton":
             dialect = options.dialect or dialect_of(target.device)

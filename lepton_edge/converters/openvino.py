@@ -15,10 +15,10 @@ from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
-from lepton_edge.target import Target
+from lepton_edge.target import CALIBRATED, Target
 
 WEIGHTS = ("int8-weights", "int4-weights")
-PRECISIONS = ("fp32", "fp16", *_qdq.STATIC, *WEIGHTS)
+PRECISIONS = ("fp32", "fp16", *CALIBRATED, *WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def refuses(framework: str, precision: str) -> str | None:
 def missing(framework: str, precision: str) -> list[str]:
     """The libraries that the pair needs and that are not installed."""
     lacking = plugins.absent("openvino", *(("nncf",) if precision in WEIGHTS else ()))
-    through_onnx = precision in _qdq.STATIC or framework in floats.TORCH
+    through_onnx = precision in CALIBRATED or framework in floats.TORCH
     return lacking + (floats.missing(framework) if through_onnx else [])
 
 
@@ -80,7 +80,7 @@ def convert(
     # OpenVINO and NNCF would fork a process to send usage data; both do without this module.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     ov = floats.backend("openvino", "OpenVINO", "openvino")
-    own = target.precision in _qdq.STATIC and options.quantizer == "lepton"
+    own = target.precision in CALIBRATED and options.quantizer == "lepton"
     if own:
         _refuse_foreign(options)
     through = options.through or ("onnx" if own or model.framework in floats.TORCH else "direct")

@@ -19,16 +19,17 @@ import numpy as np
 
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
+from lepton_edge.calibration.observe_onnx import cut
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
-from lepton_edge.target import Target
+from lepton_edge.target import CALIBRATED, Target
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-PRECISIONS = ("fp32", "fp16", *_qdq.STATIC)
+PRECISIONS = ("fp32", "fp16", *CALIBRATED)
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}  # of the output's range
 LEAST_DB = 10.0  # SQNR of an int8 graph, as `verify` asks of it
@@ -109,7 +110,7 @@ def convert(
         del step["note"], step["slow_because"]  # they are about other runtimes
         made = made.then(proto, step, "onnxruntime")
     record = None
-    if calibration is not None and target.precision in _qdq.STATIC:
+    if calibration is not None and target.precision in CALIBRATED:
         made, record = _qdq.quantize(
             made, calibration, "tensorrt", options, out, precision=target.precision
         )
@@ -157,7 +158,8 @@ def _check(
 def _check_int8(model: Model, made: floats.FloatOnnx, samples: Samples) -> dict[str, Any]:
     """The same for int8, on real samples: noise lies outside of the ranges that were found."""
     signal = noise = 0.0
-    for feeds in _qdq.first(samples, made.signature, CHECKED):
+    data = _qdq.calibration_data(samples, made.signature)
+    for feeds in cut(data.feeds(), CHECKED):
         wanted, found = model.run(feeds), floats.run(made.proto, feeds)
         signal += sum(float(np.square(value, dtype=np.float64).sum()) for value in wanted.values())
         noise += sum(

@@ -24,12 +24,11 @@ from lepton_edge.converters import (
 )
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
-from lepton_edge.target import Target
+from lepton_edge.target import CALIBRATED, Target
 
 PRECISIONS = (
     "fp32", "fp16", "int8", "int8-mixed", "int8-dynamic", "int8-weights", "int4-weights"
 )  # fmt: skip
-_STATIC = ("int8", "int8-mixed")
 _LIBRARIES = {
     "torch": ("torch", "litert-torch", "litert-converter"),
     "torch.export": ("torch", "litert-torch", "litert-converter"),
@@ -116,7 +115,7 @@ def convert(
         if target.precision == "fp32" or "stored" in steps[0]:
             shutil.copyfile(floats, out / name)
         else:
-            if target.precision in _STATIC:
+            if target.precision in CALIBRATED:
                 assert calibration is not None
                 step, record = _static(
                     model, floats, out / name, inputs, calibration, target, options, io
@@ -146,7 +145,7 @@ def convert(
 
 def _io(target: Target, calibration: Samples | None, options: Options) -> Literal["float", "int8"]:
     """The type of inputs and outputs, from the option and the device."""
-    static = target.precision in _STATIC
+    static = target.precision in CALIBRATED
     if static and calibration is None:
         raise errors.UsageError(
             f"{target.precision} for TFLite needs calibration data.", next="Give it with --calib."

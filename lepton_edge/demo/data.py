@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_edge import errors
+from lepton_edge import _cache, errors
 from lepton_edge.artifact import replacing
 from lepton_edge.model import Array
 
@@ -46,18 +45,12 @@ SHA256 = {
 }
 
 
-def cache_folder() -> Path:
-    """`lepton-edge` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "lepton-edge"
-
-
 def fetch(folder: Path | None = None) -> Path:
     """A folder with the four checked idx .gz files; `folder`, where given, is the only source."""
     if folder is not None:
         _check(folder)
         return folder
-    kept = cache_folder() / "fashion-mnist"
+    kept = _cache.folder("fashion-mnist")
     if kept.is_dir():
         _check(kept)
         return kept

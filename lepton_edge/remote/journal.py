@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import _frames
+from lepton_edge import _cache, _frames
 from lepton_edge.model import Array
 
 FORGOTTEN_S = 14 * 24 * 3600.0  # after which an unfinished run is not waited for any more
@@ -22,8 +21,7 @@ FORGOTTEN_S = 14 * 24 * 3600.0  # after which an unfinished run is not waited fo
 
 def folder() -> Path:
     """Where the journals are: the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "lepton-edge", "unfinished")
+    return _cache.folder("unfinished")
 
 
 class Journal:

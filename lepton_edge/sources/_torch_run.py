@@ -36,16 +36,16 @@ def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], 
         # The first run, of copies, tells whether the caller's arrays can be used as they are.
         if not apart or not all(array.flags.writeable for array in arrays):
             arrays = [np.array(array) for array in arrays]
-        tensors = [torch.from_numpy(array) for array in arrays]
+        given = [torch.from_numpy(array) for array in arrays]
         with torch.inference_mode():
-            outputs = call(*tensors)
+            outputs = call(*given)
             if isinstance(outputs, torch.Tensor):  # spares the common case the walk
                 found: dict[str, Array] = {"output": outputs.numpy()}
             else:
                 found = flatten(outputs)
         # A write that depends on the data may come later: then it is copied from there on.
         if apart is not False:
-            apart = not any(tensor._version for tensor in tensors) and (
+            apart = not any(tensor._version for tensor in given) and (
                 apart
                 or not any(
                     np.may_share_memory(each, array) for each in found.values() for array in arrays
@@ -57,15 +57,18 @@ def runner(call: Callable[..., Any], names: Sequence[str]) -> Callable[[Feeds], 
 
 
 def flatten(outputs: Any) -> dict[str, Array]:
-    """Named arrays: `output` for one tensor, `output_0` ... for several, else a dict's own keys."""
+    """The arrays of `tensors`."""
+    return {name: value.numpy() for name, value in tensors(outputs).items()}
+
+
+def tensors(outputs: Any) -> dict[str, Any]:
+    """Named tensors: `output` for one, `output_0` ... for several, else a dict's own keys."""
     torch = torch_library()
-    if isinstance(outputs, torch.Tensor):
-        return {"output": outputs.numpy()}
-    found: dict[str, Array] = {}
+    found: dict[str, Any] = {}
 
     def walk(name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            found[name] = value.numpy()
+            found[name or "output"] = value
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 walk(f"{name}_{key}" if name else str(key), item)
