@@ -85,10 +85,10 @@ def _heads(section: str) -> list[str]:
     if section == "cost":
         return ["tool", "samples", "seconds", "peak GB"]
     if section == "latency":
-        return ["network", "backend", "against", "ratio", "95 % interval", "ours ms", "verdict"]
+        return ["network", "backend", "ours", "ratio", "95 % interval", "ours ms", "verdict"]
     if section == "efficientnet":
-        return ["backend", "quantiser", "agreement % [n]", "photographs", "enlarged CIFAR-10",
-                "SQNR dB"]  # fmt: skip
+        return ["backend", "quantiser", "agreement % [n]", "photographs", "the decided of them",
+                "enlarged CIFAR-10", "SQNR dB"]  # fmt: skip
     return ["network", "backend", "quantiser", "float %", "drop, points", "95 % interval", "n",
             "SQNR dB", "agreement %"]  # fmt: skip
 
@@ -120,8 +120,9 @@ def _cells(row: Row) -> list[str]:
                 found["verdict"]]  # fmt: skip
     if "photographs" in row:
         return [f"{100 * row['agreement']:.2f} [{row['n']:,}]",
-                *(f"{100 * row[half]['agreement']:.2f} %, {row[half]['sqnr_db']:.1f} dB"
-                  for half in ("photographs", "enlarged")), f"{row['sqnr_db']:.1f}"]  # fmt: skip
+                *(f"{100 * row[part]['agreement']:.2f} %, {row[part]['sqnr_db']:.1f} dB"
+                  for part in ("photographs", "decided", "enlarged")),
+                f"{row['sqnr_db']:.1f}"]  # fmt: skip
     low, high = row["interval_pt"]
     return [
         f"{100 * row['float_accuracy']:.2f}",

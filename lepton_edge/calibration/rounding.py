@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lepton_edge.model import Array
 DAMPING = 0.01  # of the mean diagonal of H, as in GPTQ
 MEAN = 0.02
 _BLOCK = 64
+_WAITING_BYTES = 1 << 22  # of rows that are multiplied at once: products of few rows are slow
 _SQUARED_MAX = 1e12  # sums of squares of such inputs stay far inside float32
 
 
@@ -37,6 +38,7 @@ class Moments:
     z: Array
     x: Array
     n: int = 0
+    _waiting: list[tuple[Array, Array]] = field(default_factory=list, repr=False)
 
     @classmethod
     def empty(cls, groups: int, size: int) -> Moments:
@@ -50,6 +52,18 @@ class Moments:
 
     def add(self, x: Array, z: Array) -> None:
         """Rows of inputs, [groups, rows, K], of the float and of the quantised network."""
+        self._waiting.append((x, z))
+        self.n += x.shape[1]
+        many = len(self.zz) > 1  # products are small then however many rows they have
+        if many or sum(rows.nbytes for rows, _ in self._waiting) >= _WAITING_BYTES:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        pairs = zip(*self._waiting, strict=True)
+        x, z = (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1) for rows in pairs)
+        self._waiting.clear()
         if max(np.abs(x).max(initial=0.0), np.abs(z).max(initial=0.0)) > _SQUARED_MAX:
             x, z = x.astype(np.float64), z.astype(np.float64)
             self.zz, self.xz = self.zz.astype(np.float64), self.xz.astype(np.float64)
@@ -57,10 +71,11 @@ class Moments:
         self.xz += x.transpose(0, 2, 1) @ z
         self.x += x.sum(axis=1, dtype=np.float64)
         self.z += z.sum(axis=1, dtype=np.float64)
-        self.n += x.shape[1]
 
     def plus(self, other: Moments) -> Moments:
         """The moments of both sets of samples together."""
+        self._multiply()
+        other._multiply()
         return Moments(
             self.zz + other.zz,
             self.xz + other.xz,
@@ -75,6 +90,7 @@ class Moments:
         A share MEAN of the means stays in, so that weights do not drift along a mean that the bias
         makes up for here but that other data need not have.
         """
+        self._multiply()
         n = max(self.n, 1)
         hessian, cross = self.zz.astype(np.float64) / n, self.xz.astype(np.float64) / n
         x, z = self.x / n, self.z / n
