@@ -118,7 +118,10 @@ def _result(result: Mapping[str, Any], times_ns: Array, job: Mapping[str, Any]) 
     text = parse_window(job["window"])[2]
     if job["warmup_s"] != 1.0:
         text += f", warm-up {job['warmup_s']:g} s"
-    latency = summarise(times_ns / 1e6, result, text)
+    if "blocks" in result:
+        latency = summarise_blocks(result, text)
+    else:
+        latency = summarise(times_ns / 1e6, result, text)
     return Benchmark(latency, result["facts"], result["context"], result["inputs"])
 
 
@@ -176,6 +179,44 @@ def summarise(times_ms: Array, result: Mapping[str, Any], window: str) -> Latenc
         batch=result["batch"],
         histogram=histogram(times_ms),
         samples_ms=tuple(times_ms.tolist()),
+    )
+
+
+def summarise_blocks(result: Mapping[str, Any], window: str) -> Latency:
+    """The figures of processes in turn that tell no single run (`remote.benchmark_model.Block`).
+
+    p50 is the median of their medians and its interval is over the processes; mean, standard
+    deviation and extremes are those of all runs. Of the percentiles there are no others.
+    """
+    names = result["blocks"][0]
+    blocks = {name: np.array([block[name] for block in result["blocks"]]) for name in names}
+    n, medians = blocks["n"], blocks["p50_ms"]
+    mean = float(np.average(blocks["mean_ms"], weights=n))
+    spread = blocks["std_ms"] ** 2 + (blocks["mean_ms"] - mean) ** 2
+    fifth = max(1, len(medians) // 5)
+    drift = float(np.median(medians[-fifth:]) / np.median(medians[:fifth]) - 1)
+    unstable = []
+    if abs(drift) > DRIFT:
+        unstable.append(f"latency drifted by {100 * drift:+.1f} % from the first to the last fifth")
+    unstable += [f"before and after: {each}" for each in result["power_changes"]]
+    return Latency(
+        p50_ms=float(np.median(medians)),
+        p90_ms=None,
+        p99_ms=None,
+        mean_ms=mean,
+        std_ms=float(np.sqrt(np.average(spread, weights=n))),
+        min_ms=float(blocks["min_ms"].min()),
+        max_ms=float(blocks["max_ms"].max()),
+        p50_interval_ms=intervals.bootstrap_median(medians),
+        n=int(n.sum()),
+        warmup_n=int(blocks["warmup_n"].sum()),
+        load_ms=float(np.median(blocks["init_ms"])),
+        first_ms=float(np.median(blocks["first_ms"])),
+        peak_rss_mb=result["peak_rss_mb"],
+        drift=drift,
+        unstable=tuple(unstable),
+        window=f"{window}, in {len(medians)} processes of benchmark_model",
+        batch=result["batch"],
     )
 
 
@@ -258,7 +299,7 @@ def compare(
 @contextlib.contextmanager
 def _held(
     on: str | None, sides: Mapping[str, Any], job: Mapping[str, Any]
-) -> Iterator[tuple[remote.Connection | None, remote.Journal | None]]:
+) -> Iterator[tuple[remote.Held | None, remote.Journal | None]]:
     """Holds the device; what was finished there is kept until the whole comparison is."""
     if on is None:
         yield None, None
