@@ -19,7 +19,7 @@ import numpy as np
 
 from lepton_edge import context, errors, intervals, jobs, loading, remote
 from lepton_edge.loading import Subject
-from lepton_edge.measurement import Comparison, Histogram, Latency
+from lepton_edge.measurement import Comparison, Energy, Histogram, Latency
 from lepton_edge.model import Array
 from lepton_edge.remote import Address
 from lepton_edge.samples import Samples, fingerprint, limit, open_samples
@@ -37,12 +37,16 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The latency, what the runtime really used, and the machine it was measured on."""
+    """The latency, what the runtime really used, and the machine it was measured on.
+
+    `energy` has one entry a power rail, where it was asked for.
+    """
 
     latency: Latency
     facts: Mapping[str, Any]
     context: Mapping[str, Any]
     inputs: str
+    energy: tuple[Energy, ...] = ()
 
 
 def benchmark(
@@ -57,6 +61,7 @@ def benchmark(
     warmup_s: float = 1.0,
     time_limit_s: float = 1800.0,
     memory_limit_mb: int | None = None,
+    with_energy: bool = False,
 ) -> Benchmark:
     """Single-stream latency of `subject`, in milliseconds.
 
@@ -64,6 +69,7 @@ def benchmark(
     first of `data`, else the model's example, else random, all seeded. A run that drifted is not
     an error here: `latency.unstable` says why it should not be trusted. `on` measures an artefact
     on another machine (`ssh://user@host[:port]`), by the same code, in a fresh process there.
+    `with_energy` reads its power rails meanwhile; `BackendMissing` where it has none.
     """
     job: dict[str, Any] = {
         "window": window,
@@ -75,6 +81,7 @@ def benchmark(
         "warmup_s": warmup_s,
         "time_limit_s": time_limit_s,
         "memory_limit_mb": memory_limit_mb,
+        "with_energy": with_energy,
     }
     return _result(*_measured(subject, **job), job)
 
@@ -122,7 +129,8 @@ def _result(result: Mapping[str, Any], times_ns: Array, job: Mapping[str, Any]) 
         latency = summarise_blocks(result, text)
     else:
         latency = summarise(times_ns / 1e6, result, text)
-    return Benchmark(latency, result["facts"], result["context"], result["inputs"])
+    rails = tuple(Energy(**rail) for rail in result.get("energy", ()))
+    return Benchmark(latency, result["facts"], result["context"], result["inputs"], rails)
 
 
 def parse_window(text: str) -> tuple[int, float, str]:

@@ -83,6 +83,7 @@ def benchmark(
     runs: int,
     seconds: float,
     warmup_s: float,
+    with_energy: bool,
     limits: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Array]:
     """`timing.timed` on the device, in a fresh process there.
@@ -95,10 +96,10 @@ def benchmark(
     """
     address, purpose = Address.parse(on), f"benchmark of {artifact.path.name}"
     if address.scheme == "adb":
-        if limits["memory_mb"]:
+        if limits["memory_mb"] or with_energy:
             raise errors.UsageError(
-                "benchmark_model on an Android device has no limit of memory.",
-                next="Leave out --memory-limit.",
+                "benchmark_model on an Android device has no limit of memory and no power sensor.",
+                next="Leave out --memory-limit and --energy.",
             )
         with android.Device(address, purpose) as phone:
             there = android.benchmark(
@@ -107,7 +108,9 @@ def benchmark(
             )  # fmt: skip
         return there, np.zeros(0, np.int64)
     job = {"device": device, "threads": threads, "options": _options(artifact, given)}
-    amount = {"runs": runs, "seconds": seconds, "warmup_s": warmup_s}
+    amount = {
+        "runs": runs, "seconds": seconds, "warmup_s": warmup_s, "with_energy": with_energy,
+    }  # fmt: skip
     arrays = [array for each in feeds for array in each.values()]
     with Connection(address, purpose) as connection:
         request = {"op": "benchmark", **connection.place(artifact), **job, **limits, **amount}
