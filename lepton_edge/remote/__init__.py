@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "machine",
     "needs_outputs",
     "open_session",
+    "prove_android",
     "reserve",
 ]
 
@@ -124,6 +126,12 @@ def benchmark(
             "clock_offset_s": connection.about["clock_offset_s"],
         }
     return found, taken
+
+
+def prove_android(on: str, graph: Path) -> str:
+    """One inference of `benchmark_model` there, in words; raises why it does not run."""
+    with android.Device(Address.parse(on), "a probe") as phone:
+        return android.prove(phone, graph)
 
 
 @contextlib.contextmanager

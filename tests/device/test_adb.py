@@ -247,6 +247,17 @@ def test_a_folder_that_cannot_be_written(cli: Cli, phone: Phone) -> None:
     assert "Cannot write into '/proc/none'" in done.err
 
 
+def test_doctor_asks_for_the_program(cli: Cli, phone: Phone, tmp_path: Path) -> None:
+    done = cli("doctor", "--wait", "--on", phone.address())
+    assert done.code == 4, done.err
+    assert "There is no benchmark_model on" in done.out
+    path = program(tmp_path, "#!/bin/sh\nexit 1\n")
+    done = cli("doctor", "android-arm64", "--wait", "--on", phone.address(benchmark_model=path))
+    assert done.code == 4, done.err
+    assert "ended with code 1" in done.out
+    assert cli("doctor", "onnx", "--wait", "--on", phone.address()).code == 2
+
+
 def test_benchmark_model_itself(cli: Cli, phone: Phone) -> None:
     """LiteRT's program for this machine (litert/binaries/latest/linux_x86_64/benchmark_model)."""
     given = os.environ.get("LEPTON_EDGE_BENCHMARK_MODEL")
