@@ -85,9 +85,11 @@ def _rail(rail: dict[str, Any]) -> str:
 
 def _text(document: dict[str, Any]) -> str:
     found = document["latency"]
+    told = document["facts"]["runtime"] != "benchmark_model"
+    absent = "too few samples" if told else "not told by benchmark_model"
 
     def ms(value: float | None) -> str:
-        return "too few samples" if value is None else f"{value:.3f} ms"
+        return absent if value is None else f"{value:.3f} ms"
 
     low, high = found["p50_interval_ms"]
     rows = [

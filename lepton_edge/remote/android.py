@@ -1,8 +1,8 @@
 """An Android device: LiteRT's `benchmark_model` there, through one shell that adb keeps open.
 
-Nothing of ours runs there, for a phone has no Python. The shell holds the device's lock, with its
-children, so that the lock is free when the work has ended, however the connection did. It is the
-lock of devices that are reached by ssh too. Files lie there under their sha256.
+Nothing of ours runs there, for a phone has no Python. The shell holds the device's lock, and ends
+after the command that it runs: the lock is free when that work has ended, however the connection
+did. It is the lock of devices that are reached by ssh too. Files lie there under their sha256.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import secrets
 import select
 import shlex
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from typing import Any, NoReturn
 
 from lepton_edge import context, errors, options
 from lepton_edge.artifact import Artifact
+from lepton_edge.devices import _tflite
 from lepton_edge.devices.transports import Address
 from lepton_edge.devices.transports.adb import open_transport
 from lepton_edge.model import file_sha256
@@ -64,7 +66,6 @@ class Device:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self._unread = b""
         self._reached = False
-        self._mark = f"@{secrets.token_hex(8)}"
         try:
             self._process = self._transport.start("exec sh", self._log)
         except BaseException:
@@ -85,13 +86,13 @@ class Device:
 
     def shell(self, script: str, limit_s: float = SHELL_S) -> tuple[int, str]:
         """The script's exit code and all that it printed. Raises `DeviceError` where it is lost."""
-        end = f"code=$?; echo; echo {self._mark} $code"
-        text = f"work() {{ {script}\n}}\nwork </dev/null 2>&1; {end}\n"
+        end = secrets.token_hex(8)
+        text = f"work() {{ {script}\n}}\nwork </dev/null 2>&1; code=$?; echo; echo {end} $code\n"
         with contextlib.suppress(BrokenPipeError):
             self._to.write(text.encode())
             self._to.flush()
         deadline = time.monotonic() + limit_s
-        mark = f"\n{self._mark} ".encode()
+        mark = f"\n{end} ".encode()
         while mark not in self._unread or not self._unread.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -200,7 +201,7 @@ class Device:
             self._to.close()
         try:
             self._process.wait(10)
-        except Exception:  # noqa: BLE001 - whatever it is, the process must not stay
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._from.close()
@@ -287,7 +288,7 @@ def benchmark(
     peaks = [int(line.split()[1]) for line in log.splitlines() if line.startswith("VmHWM:")]
     return {
         "blocks": [asdict(block) for block in blocks],
-        "batch": (artifact.signature and artifact.signature.inputs[0].shape[0]) or 1,
+        "batch": _batch(artifact.path),
         "peak_rss_mb": max(peaks, default=0) / 1024,
         "facts": {
             "runtime": "benchmark_model",
@@ -312,6 +313,13 @@ def benchmark(
             {"power": before["power"]}, {"power": after["context"]["power"]}
         ),
     }
+
+
+def _batch(path: Path) -> int:
+    """Samples in one run: the first dimension of the file's first input, as it was written."""
+    graph = _tflite.read(path)
+    shapes = [graph.tensors[index].shape for index in graph.inputs]
+    return shapes[0][0] if shapes and shapes[0] else 1
 
 
 def _options(artifact: Artifact, given: Mapping[str, Any]) -> tflite.Options:
