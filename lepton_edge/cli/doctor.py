@@ -207,7 +207,8 @@ def _text(document: dict[str, Any]) -> str:
     if "device" in document:
         device = document["device"]
         python = f"Python {document['python']} ({device['python']})"
-        what = python if device["python"] else f"Android, {device['abi']}"
+        release = device["context"]["versions"].get("android", "of unknown release")
+        what = python if device["python"] else f"Android {release}, {device['abi']}"
         free = "unknown" if device["free"] is None else f"{device['free'] >> 20:,}"
         lines = [f"{device['machine']}: {what}, {free} MB free in {device['folder']}"]
     width = max(len(row["name"]) for row in document["parts"])
