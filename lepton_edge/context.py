@@ -23,7 +23,7 @@ LIBRARIES = (
     "tensorflow", "torch", "keras", "onnx", "nncf", "litert-torch", "ai-edge-quantizer", "tf2onnx",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_AFFINITY")
-CPU = Path("/sys/devices/system/cpu")
+CPU = "sys/devices/system/cpu"
 
 
 def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
@@ -32,41 +32,13 @@ def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
     Frequencies in MHz, temperatures in degrees Celsius, memory in MB. Versions are read from the
     packages' metadata, without importing them.
     """
-    fields = _cpuinfo()
-    meminfo = _meminfo()
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
-    frequencies = [
-        int(text) / 1000
-        for cpu in sorted(CPU.glob("cpu[0-9]*"))
-        if (text := _read(cpu / "cpufreq/scaling_cur_freq")) is not None and text.isdigit()
-    ]
+    found = of_files()
+    found["cpu"]["model"] = found["cpu"]["model"] or platform.processor() or None
+    found["cpu"]["architecture"] = platform.machine()
+    found["cpu"]["cores"] = os.cpu_count()
+    found["load"]["average_1_min"] = _load_average()
     return {
-        "board": power.board(),
-        "power": power.capture(),
-        "cpu": {
-            "model": fields.get("model name")
-            or fields.get("Model")
-            or platform.processor()
-            or None,
-            "architecture": platform.machine(),
-            "cores": os.cpu_count(),
-            "physical_cores": _physical_cores(),
-            "features": [name for name in FEATURES if name in flags] if flags else None,
-            "virtual": "hypervisor" in flags if flags else None,
-            "governor": _each("cpufreq/scaling_governor"),
-            "boost": _read(CPU / "cpufreq/boost"),
-            "frequency_mhz": frequencies or _cpuinfo_mhz(),
-            "max_frequency_mhz": _mhz(_read(CPU / "cpu0/cpufreq/cpuinfo_max_freq")),
-        },
-        "load": {
-            "average_1_min": _load_average(),
-            "temperature_c": _temperatures(),
-        },
-        "memory": {
-            "total_mb": meminfo.get("MemTotal"),
-            "available_mb": meminfo.get("MemAvailable"),
-            "swap_total_mb": meminfo.get("SwapTotal"),
-        },
+        **found,
         "system": {
             "os": platform.system(),
             "kernel": platform.release(),
@@ -81,7 +53,42 @@ def capture(libraries: Iterable[str] = LIBRARIES) -> dict[str, Any]:
         },
         "versions": {
             "python": sys.version.split()[0],
-            **{name: found for name in libraries if (found := _version(name)) is not None},
+            **{name: known for name in libraries if (known := _version(name)) is not None},
+        },
+    }
+
+
+def of_files(root: Path = Path("/")) -> dict[str, Any]:
+    """What Linux tells in files under `root`: groups `board power cpu load memory`."""
+    fields = _cpuinfo(root)
+    meminfo = _meminfo(root)
+    cpus = root / CPU
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    frequencies = [
+        int(text) / 1000
+        for cpu in sorted(cpus.glob("cpu[0-9]*"))
+        if (text := _read(cpu / "cpufreq/scaling_cur_freq")) is not None and text.isdigit()
+    ]
+    return {
+        "board": power.board(root),
+        "power": power.capture(root),
+        "cpu": {
+            "model": fields.get("model name") or fields.get("Model"),
+            "architecture": None,
+            "cores": None,
+            "physical_cores": _physical_cores(cpus),
+            "features": [name for name in FEATURES if name in flags] if flags else None,
+            "virtual": "hypervisor" in flags if flags else None,
+            "governor": _each(cpus, "cpufreq/scaling_governor"),
+            "boost": _read(cpus / "cpufreq/boost"),
+            "frequency_mhz": frequencies or _cpuinfo_mhz(root),
+            "max_frequency_mhz": _mhz(_read(cpus / "cpu0/cpufreq/cpuinfo_max_freq")),
+        },
+        "load": {"average_1_min": None, "temperature_c": _temperatures(root)},
+        "memory": {
+            "total_mb": meminfo.get("MemTotal"),
+            "available_mb": meminfo.get("MemAvailable"),
+            "swap_total_mb": meminfo.get("SwapTotal"),
         },
     }
 
@@ -127,38 +134,38 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _cpuinfo() -> dict[str, str]:
-    pairs = (line.partition(":") for line in (_read(Path("/proc/cpuinfo")) or "").splitlines())
+def _cpuinfo(root: Path) -> dict[str, str]:
+    pairs = (line.partition(":") for line in (_read(root / "proc/cpuinfo") or "").splitlines())
     fields: dict[str, str] = {}
     for key, _, value in pairs:
         fields.setdefault(key.strip(), value.strip())
     return fields
 
 
-def _cpuinfo_mhz() -> list[float] | None:
-    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+def _cpuinfo_mhz(root: Path) -> list[float] | None:
+    lines = (_read(root / "proc/cpuinfo") or "").splitlines()
     found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
     return found or None
 
 
-def _meminfo() -> dict[str, int]:
+def _meminfo(root: Path) -> dict[str, int]:
     fields = {}
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
         key, _, rest = line.partition(":")
         if rest.strip().endswith("kB"):
             fields[key] = int(rest.split()[0]) // 1024
     return fields
 
 
-def _physical_cores() -> int | None:
+def _physical_cores(cpus: Path) -> int | None:
     pattern = "cpu[0-9]*/topology/thread_siblings_list"
-    siblings = {_read(path) for path in CPU.glob(pattern)} - {None}
+    siblings = {_read(path) for path in cpus.glob(pattern)} - {None}
     return len(siblings) or None
 
 
-def _each(name: str) -> str | None:
+def _each(cpus: Path, name: str) -> str | None:
     """The value that all CPUs have, or all that occur."""
-    found = sorted({text for path in CPU.glob(f"cpu[0-9]*/{name}") if (text := _read(path))})
+    found = sorted({text for path in cpus.glob(f"cpu[0-9]*/{name}") if (text := _read(path))})
     return ", ".join(found) or None
 
 
@@ -173,9 +180,9 @@ def _load_average() -> float | None:
         return None
 
 
-def _temperatures() -> dict[str, float] | None:
+def _temperatures(root: Path) -> dict[str, float] | None:
     found = {}
-    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         text = _read(zone / "temp")
         if text is not None and text.lstrip("-").isdigit():
             found[f"{zone.name} {_read(zone / 'type') or ''}".strip()] = int(text) / 1000

@@ -19,7 +19,7 @@ import numpy as np
 
 from lepton_edge import context, errors, intervals, jobs, loading, remote
 from lepton_edge.loading import Subject
-from lepton_edge.measurement import Comparison, Histogram, Latency
+from lepton_edge.measurement import Comparison, Energy, Histogram, Latency
 from lepton_edge.model import Array
 from lepton_edge.remote import Address
 from lepton_edge.samples import Samples, fingerprint, limit, open_samples
@@ -37,12 +37,16 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The latency, what the runtime really used, and the machine it was measured on."""
+    """The latency, what the runtime really used, and the machine it was measured on.
+
+    `energy` has one entry a power rail, where it was asked for.
+    """
 
     latency: Latency
     facts: Mapping[str, Any]
     context: Mapping[str, Any]
     inputs: str
+    energy: tuple[Energy, ...] = ()
 
 
 def benchmark(
@@ -57,6 +61,7 @@ def benchmark(
     warmup_s: float = 1.0,
     time_limit_s: float = 1800.0,
     memory_limit_mb: int | None = None,
+    with_energy: bool = False,
 ) -> Benchmark:
     """Single-stream latency of `subject`, in milliseconds.
 
@@ -64,6 +69,7 @@ def benchmark(
     first of `data`, else the model's example, else random, all seeded. A run that drifted is not
     an error here: `latency.unstable` says why it should not be trusted. `on` measures an artefact
     on another machine (`ssh://user@host[:port]`), by the same code, in a fresh process there.
+    `with_energy` reads its power rails meanwhile; `BackendMissing` where it has none.
     """
     job: dict[str, Any] = {
         "window": window,
@@ -75,6 +81,7 @@ def benchmark(
         "warmup_s": warmup_s,
         "time_limit_s": time_limit_s,
         "memory_limit_mb": memory_limit_mb,
+        "with_energy": with_energy,
     }
     return _result(*_measured(subject, **job), job)
 
@@ -118,8 +125,12 @@ def _result(result: Mapping[str, Any], times_ns: Array, job: Mapping[str, Any]) 
     text = parse_window(job["window"])[2]
     if job["warmup_s"] != 1.0:
         text += f", warm-up {job['warmup_s']:g} s"
-    latency = summarise(times_ns / 1e6, result, text)
-    return Benchmark(latency, result["facts"], result["context"], result["inputs"])
+    if "blocks" in result:
+        latency = summarise_blocks(result, text)
+    else:
+        latency = summarise(times_ns / 1e6, result, text)
+    rails = tuple(Energy(**rail) for rail in result.get("energy", ()))
+    return Benchmark(latency, result["facts"], result["context"], result["inputs"], rails)
 
 
 def parse_window(text: str) -> tuple[int, float, str]:
@@ -176,6 +187,44 @@ def summarise(times_ms: Array, result: Mapping[str, Any], window: str) -> Latenc
         batch=result["batch"],
         histogram=histogram(times_ms),
         samples_ms=tuple(times_ms.tolist()),
+    )
+
+
+def summarise_blocks(result: Mapping[str, Any], window: str) -> Latency:
+    """The figures of processes in turn that tell no single run (`remote.benchmark_model.Block`).
+
+    p50 is the median of their medians and its interval is over the processes; mean, standard
+    deviation and extremes are those of all runs. Of the percentiles there are no others.
+    """
+    names = result["blocks"][0]
+    blocks = {name: np.array([block[name] for block in result["blocks"]]) for name in names}
+    n, medians = blocks["n"], blocks["p50_ms"]
+    mean = float(np.average(blocks["mean_ms"], weights=n))
+    spread = blocks["std_ms"] ** 2 + (blocks["mean_ms"] - mean) ** 2
+    fifth = max(1, len(medians) // 5)
+    drift = float(np.median(medians[-fifth:]) / np.median(medians[:fifth]) - 1)
+    unstable = []
+    if abs(drift) > DRIFT:
+        unstable.append(f"latency drifted by {100 * drift:+.1f} % from the first to the last fifth")
+    unstable += [f"before and after: {each}" for each in result["power_changes"]]
+    return Latency(
+        p50_ms=float(np.median(medians)),
+        p90_ms=None,
+        p99_ms=None,
+        mean_ms=mean,
+        std_ms=float(np.sqrt(np.average(spread, weights=n))),
+        min_ms=float(blocks["min_ms"].min()),
+        max_ms=float(blocks["max_ms"].max()),
+        p50_interval_ms=intervals.bootstrap_median(medians),
+        n=int(n.sum()),
+        warmup_n=int(blocks["warmup_n"].sum()),
+        load_ms=float(np.median(blocks["init_ms"])),
+        first_ms=float(np.median(blocks["first_ms"])),
+        peak_rss_mb=result["peak_rss_mb"],
+        drift=drift,
+        unstable=tuple(unstable),
+        window=f"{window}, in {len(medians)} processes of benchmark_model",
+        batch=result["batch"],
     )
 
 
@@ -258,7 +307,7 @@ def compare(
 @contextlib.contextmanager
 def _held(
     on: str | None, sides: Mapping[str, Any], job: Mapping[str, Any]
-) -> Iterator[tuple[remote.Connection | None, remote.Journal | None]]:
+) -> Iterator[tuple[remote.Held | None, remote.Journal | None]]:
     """Holds the device; what was finished there is kept until the whole comparison is."""
     if on is None:
         yield None, None

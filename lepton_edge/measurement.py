@@ -135,6 +135,23 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Energy:
+    """Of one run on one power rail, by its name: what it took above the idle machine.
+
+    `mj_per_run` in millijoules is (`busy_w` - `idle_w`) over `seconds`, shared by the runs in them.
+    `chip` is the sensor, read `hz` times a second. A rail has what else runs on it too.
+    """
+
+    rail: str
+    chip: str
+    mj_per_run: float
+    busy_w: float
+    idle_w: float
+    hz: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Latency:
     """Single-stream latency in one fresh process, milliseconds; no sample is deleted.
 

@@ -13,7 +13,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
-from lepton_edge import context
+from lepton_edge import context, energy
 from lepton_edge.model import Array, Feeds
 from lepton_edge.session import Session
 
@@ -31,14 +31,16 @@ def timed(
     runs: int,
     seconds: float,
     warmup_s: float = 1.0,
+    with_energy: bool = False,
 ) -> tuple[dict[str, Any], Array]:
     """What was found, and the nanoseconds of at least `runs` runs and `seconds`, in order.
 
     `load` is timed and its session closed at the end; `inputs` gives the feeds that take turns,
     before anything else is timed. Python's garbage collector is off while runs are timed, as in
-    timeit.
+    timeit. `with_energy` reads power rails meanwhile; `BackendMissing` where there are none.
     """
     before = context.capture()
+    meter = energy.Meter() if with_energy else None
     start = time.perf_counter_ns()
     with load() as session:
         load_ns = time.perf_counter_ns() - start
@@ -50,7 +52,9 @@ def timed(
         gc.disable()
         warmup_n, settled = _warm_up(session, feeds, warmup_s)
         clock = _clock_ns()
+        begin = time.monotonic()
         taken = _measure(session, feeds, runs, seconds)
+        rails = [] if meter is None else meter.stop((begin, time.monotonic()), len(taken))
         clock_drift = _clock_ns() / clock - 1
         gc.enable()
         facts = session.facts
@@ -63,6 +67,7 @@ def timed(
         "clock_drift": clock_drift,
         "batch": len(next(iter(feeds[0].values()))),
         "peak_rss_mb": context.peak_rss_mb(),
+        "energy": rails,
         "facts": facts,
         "context": before,
         "frequency_after_mhz": after["cpu"]["frequency_mhz"],

@@ -98,7 +98,7 @@ def interpreter(version: str) -> Path:
 
 def installations() -> list[Path]:
     """The folders of the Pythons that are here."""
-    code = "import sys; print(sys.prefix)"
+    code = "import sys; print(sys.base_prefix)"  # on PATH it may be that of an environment
     found = filter(None, map(find, VERSIONS))
     done = [subprocess.run([path, "-c", code], capture_output=True, text=True) for path in found]
     return [Path(each.stdout.strip()) for each in done]

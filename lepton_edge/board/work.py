@@ -59,6 +59,7 @@ class Work:
         runs: int,
         seconds: float,
         warmup_s: float,
+        with_energy: bool,
         **job: Any,
     ) -> Answer:
         """`arrays`: the inputs in the signature's order, batch after batch; none are random."""
@@ -73,7 +74,12 @@ class Work:
             ]
 
         found, taken = timing.timed(
-            _opener(**job), inputs, runs=runs, seconds=seconds, warmup_s=warmup_s
+            _opener(**job),
+            inputs,
+            runs=runs,
+            seconds=seconds,
+            warmup_s=warmup_s,
+            with_energy=with_energy,
         )
         return {"found": found}, [taken]
 

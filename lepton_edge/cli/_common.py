@@ -54,8 +54,8 @@ On = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Use another machine: ssh://user@host[:port][?python=PATH&folder=PATH]."
-        " It needs Python 3.8, numpy and one runtime.",
+        help="Use another machine: ssh://user@host[:port][?python=PATH&folder=PATH], which needs"
+        " Python 3.8, numpy and one runtime; or time on adb://SERIAL[?benchmark_model=PATH].",
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for a device that is in use.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ def command(
     max_latency: Annotated[
         float | None, typer.Option(help="Fail (exit 3) where p50 is not surely below, in ms.")
     ] = None,
+    energy: Annotated[
+        bool, typer.Option(help="Read power rails meanwhile: energy a run, above idle.")
+    ] = False,
     on: common.On = None,
     wait: common.Wait = False,
     time_limit: common.TimeLimit = 1800.0,
@@ -49,6 +53,7 @@ def command(
         on=common.address(on, wait),
         time_limit_s=time_limit,
         memory_limit_mb=memory_limit,
+        with_energy=energy,
     )
     found = result.latency
     status, code = "PASS", 0
@@ -64,17 +69,27 @@ def command(
         "load_ms": found.load_ms,
         "first_ms": found.first_ms,
         "peak_rss_mb": found.peak_rss_mb,
+        "energy": [dataclasses.asdict(rail) for rail in result.energy],
         "facts": result.facts,
         "context": result.context,
     }
     return common.emit(document, json, lambda: _text(document))
 
 
+def _rail(rail: dict[str, Any]) -> str:
+    return (
+        f"{rail['mj_per_run']:.3f} mJ a run ({rail['busy_w']:.2f} W, idle {rail['idle_w']:.2f} W;"
+        f" {rail['chip']} at {rail['hz']:.0f} Hz)"
+    )
+
+
 def _text(document: dict[str, Any]) -> str:
     found = document["latency"]
+    told = document["facts"]["runtime"] != "benchmark_model"
+    absent = "too few samples" if told else "not told by benchmark_model"
 
     def ms(value: float | None) -> str:
-        return "too few samples" if value is None else f"{value:.3f} ms"
+        return absent if value is None else f"{value:.3f} ms"
 
     low, high = found["p50_interval_ms"]
     rows = [
@@ -85,6 +100,7 @@ def _text(document: dict[str, Any]) -> str:
         ("runs", f"{found['n']:,} after {found['warmup_n']:,} to warm up ({found['window']})"),
         ("load, first", f"{ms(found['load_ms'])}, {ms(found['first_ms'])}"),
         ("peak memory", f"{found['peak_rss_mb']:.0f} MB"),
+        *((f"energy, {rail['rail']}", _rail(rail)) for rail in document["energy"]),
         *document["facts"].items(),
     ]
     lines = [document["status"], *(f"  {reason}" for reason in found["unstable"])]

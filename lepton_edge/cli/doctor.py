@@ -25,17 +25,27 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "onnx2tf": ((), "", "ONNX to TFLite, in an environment of its own"),
     "tensorrt": (("tensorrt", "tensorrt-rtx-cu13-bindings"), "tensorrt", "build TensorRT engines"),
     "edgetpu": ((), "", "run what edgetpu_compiler made"),
+    "edgetpu_compiler": ((), "", "compile .tflite for the Edge TPU"),
+    "ssh": ((), "", "reach boards, --on ssh://"),
+    "adb": ((), "", "time on Android devices, --on adb://"),
     "report": (("jinja2", "bokeh"), "report", "HTML reports"),
     "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
 }
 _ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
 _THERE = ("onnx", "openvino", "tflite")  # what a device can have
-_PROBED = ("onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt", "edgetpu")
+_PROBED = (
+    "onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt", "edgetpu",
+    "edgetpu_compiler", "ssh", "adb",
+)  # fmt: skip
 
 
 def command(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Only these; missing ones give exit code 4.")
+        list[str] | None,
+        typer.Argument(
+            help="Only these parts, or what a device's profile needs (raspberry-pi-4); where it is"
+            " missing, the exit code is 4."
+        ),
     ] = None,
     on: common.On = None,
     wait: common.Wait = False,
@@ -46,17 +56,68 @@ def command(
 
     With --on, of a device: which of its runtimes work, by one inference each on it.
     """
-    for name in parts or ():
-        if name not in _PARTS:
-            raise errors.unknown("part", name, _PARTS)
+    from lepton_edge import devices
+
+    profiles = [name for name in parts or () if name not in _PARTS]
+    for name in profiles:
+        if name not in devices.names():
+            raise errors.unknown("part or device", name, [*_PARTS, *devices.names()])
     address = common.address(on, wait)
-    if address is not None:
+    if profiles:
+        if len(parts or ()) > 1:
+            raise errors.UsageError("Ask for one device at a time.")
+        document = _of_profile(profiles[0], address)
+    elif address is None:
+        found = [_examine(name) for name in (parts or _PARTS)]
+        missing = [row["name"] for row in found if parts and not row["works"]]
+        document = _document(sys.version.split()[0], found, missing)
+    elif address.startswith("adb:"):
+        document = _of_phone(address, parts)
+    else:
         document = _of_device(address, parts)
-        return common.emit(document, json, lambda: _text(document))
-    found = [_examine(name) for name in (parts or _PARTS)]
-    missing = [row["name"] for row in found if parts and not row["works"]]
-    document = _document(sys.version.split()[0], found, missing)
     return common.emit(document, json, lambda: _text(document))
+
+
+def _of_profile(name: str, address: str | None) -> dict[str, Any]:
+    """What is needed here to make files for the device and reach it, and what it needs itself.
+
+    Exit code 4 where no file that it runs can be made here and run. With an address: the profile's
+    runtimes, on the device.
+    """
+    from lepton_edge import devices
+    from lepton_edge.cli import _needs
+
+    profile = devices.load(name)
+    if address is not None:
+        if address.startswith("adb:"):
+            return _of_phone(address, None)
+        formats = [each.format for each in profile.runtimes if each.format in _THERE]
+        if not formats:
+            raise errors.UsageError(
+                f"None of the runtimes of {name!r} can be asked over ssh.",
+                next=_needs.there(profile) or f"See lepton-edge devices {name}.",
+            )
+        return _of_device(address, formats, any_of=True)
+    ways = _needs.ways(profile)
+    rows = {part: _examine(part) for part in dict.fromkeys(part for way in ways for part in way)}
+    lacking = [[part for part in way if not rows[part]["works"]] for way in ways]
+    missing = min(lacking, key=len) if lacking else []
+    document = _document(sys.version.split()[0], list(rows.values()), missing)
+    return {**document, "profile": name, "there": _needs.there(profile)}
+
+
+def _of_phone(address: str, parts: list[str] | None) -> dict[str, Any]:
+    from lepton_edge import remote
+
+    if parts:
+        raise errors.UsageError("An Android device has one part: benchmark_model.")
+    with remote.reserve(address, "doctor") as device:
+        row: dict[str, Any] = {"name": "benchmark_model", "purpose": "time .tflite"}
+        row |= {"versions": {}, "reason": None, "next": None}
+        found = [{**row, **_probe("benchmark_model", on=device.address.text())}]
+        about = {**device.about, "python": None}
+    missing = [each["name"] for each in found if not each["works"]]
+    return {**_document("", found, missing), "device": about}
 
 
 def _document(python: str, found: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
@@ -68,8 +129,8 @@ def _document(python: str, found: list[dict[str, Any]], missing: list[str]) -> d
     }
 
 
-def _of_device(address: str, parts: list[str] | None) -> dict[str, Any]:
-    """Exit code 4 where a part that was asked for does not work there, or none does."""
+def _of_device(address: str, parts: list[str] | None, any_of: bool = False) -> dict[str, Any]:
+    """Exit code 4 where a part that was asked for does not work there, or (`any_of`) none does."""
     from lepton_edge import remote
 
     for name in parts or ():
@@ -85,7 +146,7 @@ def _of_device(address: str, parts: list[str] | None) -> dict[str, Any]:
             there = {each: versions[each] for each in packages if each in versions}
             row = {"name": name, "purpose": purpose, "versions": there, "reason": None}
             found.append({**row, "next": None, **_probe(name, on=device.address.text())})
-        missing = [row["name"] for row in found if parts and not row["works"]]
+        missing = [row["name"] for row in found if parts and not any_of and not row["works"]]
         if not any(row["works"] for row in found):
             missing = [row["name"] for row in found]
         about = {**device.about, "machine": remote.machine(device.about)}
@@ -145,10 +206,11 @@ def _text(document: dict[str, Any]) -> str:
     lines = [f"Python {document['python']}"]
     if "device" in document:
         device = document["device"]
-        lines = [
-            f"{device['machine']}: Python {document['python']} ({device['python']}),"
-            f" {device['free'] >> 20:,} MB free in {device['folder']}"
-        ]
+        python = f"Python {document['python']} ({device['python']})"
+        release = device["context"]["versions"].get("android", "of unknown release")
+        what = python if device["python"] else f"Android {release}, {device['abi']}"
+        free = "unknown" if device["free"] is None else f"{device['free'] >> 20:,}"
+        lines = [f"{device['machine']}: {what}, {free} MB free in {device['folder']}"]
     width = max(len(row["name"]) for row in document["parts"])
     for row in document["parts"]:
         versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
@@ -159,4 +221,6 @@ def _text(document: dict[str, Any]) -> str:
             lines.append(f"{'':<{width}}           {versions}")
         if row["next"]:
             lines.append(f"{'':<{width}}           next: {row['next']}")
+    if document.get("there"):
+        lines.append(f"On the device: {document['there']}")
     return "\n".join(lines)

@@ -64,6 +64,7 @@ def command(
         with contextlib.ExitStack() as held:
             device = None
             if address is not None:
+                remote.needs_outputs(address)
                 device = held.enter_context(remote.reserve(address, "a report"))
                 address = device.address.text()
             result = _measure(

@@ -29,6 +29,7 @@ def run(
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
     on: str | None = None,
+    with_energy: bool = False,
     there: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures at least `runs` runs and `seconds`; every run's nanoseconds go to `out` (.npy).
@@ -41,6 +42,7 @@ def run(
         feeds: list[dict[str, Array]] = []
         text = RANDOM
         if data is not None:
+            remote.needs_outputs(on)
             signature = artifact.signature
             if signature is None:
                 with loading.load(artifact, device=device, options=given, on=on) as session:
@@ -56,9 +58,12 @@ def run(
             runs=runs,
             seconds=seconds,
             warmup_s=warmup_s,
+            with_energy=with_energy,
             limits=there or {"limit_s": 1800.0, "memory_mb": None},
         )
         np.save(out, taken)
+        if "blocks" in found:
+            text = "random input of benchmark_model"
         return {**found, "inputs": text}
     where: list[str] = []
 
@@ -73,6 +78,7 @@ def run(
         runs=runs,
         seconds=seconds,
         warmup_s=warmup_s,
+        with_energy=with_energy,
     )
     np.save(out, taken)
     return {**found, "inputs": where[0]}

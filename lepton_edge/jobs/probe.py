@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from lepton_edge import errors
 from lepton_edge.artifact import Artifact
 
 _FOLDER = Path(__file__).parent
+_CORAL = (
+    "echo 'deb https://packages.cloud.google.com/apt coral-edgetpu-stable main' | sudo tee"
+    " /etc/apt/sources.list.d/coral-edgetpu.list && sudo apt-get update && sudo apt-get install"
+    " edgetpu-compiler (x86-64 only; see coral.ai/docs/edgetpu/compiler for its key)"
+)
 _EXPECTED = np.array([[1.0, 0.0, 3.0, 0.0]], np.float32)  # max(x, 0) of the input below
 _INPUT = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
 
@@ -20,7 +26,7 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
 
     A runtime can be asked of the device `on`.
     """
-    probes = {
+    probes: dict[str, Callable[[], str]] = {
         "onnx": lambda: _runtime("onnx", "probe.onnx", on),
         "openvino": lambda: _runtime("openvino", "probe.xml", on),
         "tflite": lambda: _runtime("tflite", "probe.tflite", on),
@@ -29,6 +35,10 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
         "onnx2tf": _onnx2tf,
         "tensorrt": _tensorrt,
         "edgetpu": _edgetpu,
+        "edgetpu_compiler": lambda: _program("edgetpu_compiler", "--version", _CORAL),
+        "ssh": lambda: _program("ssh", "-V", "sudo apt-get install openssh-client"),
+        "adb": lambda: _program("adb", "version", "sudo apt-get install adb"),
+        "benchmark_model": lambda: _benchmark_model(str(on)),
     }
     return {"proof": probes[part]()}
 
@@ -100,6 +110,27 @@ def _edgetpu() -> str:
         f"{runtime.LIBRARY} loads; whether an inference with it is right is not known.",
         next="Prove it: lepton-edge benchmark M_edgetpu.tflite --device edgetpu.",
     )
+
+
+def _program(name: str, flag: str, install: str) -> str:
+    """The first line that it prints of itself."""
+    import shutil
+    import subprocess
+
+    path = shutil.which(name)
+    if path is None:
+        raise errors.BackendMissing(f"{name} is not on PATH.", next=install)
+    done = subprocess.run([path, flag], capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).strip().partition("\n")[0]
+    if done.returncode:
+        raise errors.BackendMissing(f"{path} does not run: {said or 'it said nothing'}.")
+    return said
+
+
+def _benchmark_model(on: str) -> str:
+    from lepton_edge import remote
+
+    return remote.prove_android(on, _FOLDER / "probe.tflite")
 
 
 def _check(output: Any) -> None:

@@ -9,12 +9,14 @@ import ctypes.util
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton_edge import errors, jobs, loading
+from tests.conftest import Done
 
 pytest.importorskip("ai_edge_litert", reason="needs lepton-edge[tflite]")
 PLAIN = Path(jobs.__file__).parent / "probe.tflite"
@@ -74,6 +76,24 @@ def test_a_library_that_is_no_delegate(marked: Path) -> None:
 def test_a_compiled_file_in_a_plain_interpreter(compiled: Path) -> None:
     with pytest.raises(errors.PlacementError, match="compiled for the Edge TPU and runs nowhere"):
         loading.load(compiled)
+
+
+def test_its_custom_operator_is_exit_code_5(cli: Callable[..., Done], tmp_path: Path) -> None:
+    """A file of our own with the operator that the compiler leaves, for those without its files."""
+    flatbuffers = pytest.importorskip("flatbuffers")
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    model = schema.ModelT.InitFromPackedBuf(PLAIN.read_bytes())
+    (code,) = model.operatorCodes
+    code.builtinCode = schema.BuiltinOperator.CUSTOM
+    code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = b"edgetpu-custom-op"
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "relu_edgetpu.tflite"
+    path.write_bytes(builder.Output())
+    done = cli("benchmark", path, "--window", "100,0.1")
+    assert done.code == 5, done.err
+    assert "compiled for the Edge TPU and runs nowhere else" in done.err
 
 
 def test_another_device_is_still_refused() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_edge import accuracy, errors, latency, loading, parity
+from lepton_edge import accuracy, energy, errors, latency, loading, parity
 from lepton_edge.artifact import Artifact
 from lepton_edge.model import ModelSource, random_feeds
 from lepton_edge.samples import open_samples
@@ -175,3 +175,17 @@ def test_a_report_of_a_device(
     assert row["latency"]["n"] >= 100
     assert row["accuracy"]["drop"] is not None
     assert report["context"]["device"]["python"] == str(interpreter)
+
+
+def test_energy_where_no_rail_can_be_read(
+    cli: Callable[..., Done], board: Board, python: Python, convert: Convert
+) -> None:
+    if energy.sensors():
+        pytest.skip("this machine has power rails")
+    done = cli(
+        "benchmark", convert("tflite", "int8").folder, "--window", "100,0.1", "--energy", "--wait",
+        "--on", board.address(python=python("3.8", "numpy", "tflite-runtime==2.14.0")),
+    )  # fmt: skip
+    assert done.code == 4, done.err
+    assert f"On 'ssh://{board.user}@" in done.err
+    assert "No sensor of power can be read here" in done.err

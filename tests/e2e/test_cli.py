@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,6 +151,39 @@ def test_doctor_proves_and_names_what_is_missing(cli: Cli) -> None:
     (part,) = done.document["parts"]
     assert "inference right" in part["proof"]
     assert cli("doctor", "onyx").code == 2
+
+
+def test_doctor_says_what_a_device_needs(cli: Cli) -> None:
+    done = cli("doctor", "raspberry-pi-4", "--json")
+    rows = {row["name"]: row for row in done.document["parts"]}
+    assert set(rows) == {"tflite-convert", "tflite", "onnx-convert", "onnx", "ssh"}
+    ways = (("tflite-convert", "tflite", "ssh"), ("onnx-convert", "onnx", "ssh"))
+    usable = any(all(rows[part]["works"] for part in way) for way in ways)
+    assert done.code == (0 if usable else 4)
+    assert "doctor raspberry-pi-4 --on ssh://" in done.document["there"]
+
+
+def test_doctor_names_what_the_edge_tpu_lacks(cli: Cli) -> None:
+    if shutil.which("edgetpu_compiler"):
+        pytest.skip("edgetpu_compiler is here")
+    done = cli("doctor", "coral-usb")
+    assert done.code == 4
+    assert "edgetpu_compiler is not on PATH" in done.out
+    assert "apt-get install edgetpu-compiler" in done.out
+    assert "libedgetpu1-std" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("raspbery-pi-4",), "Did you mean 'raspberry-pi-4'"),
+        (("raspberry-pi-4", "onnx"), "one device at a time"),
+    ],
+)
+def test_doctor_of_what_is_unknown(cli: Cli, words: tuple[str, ...], says: str) -> None:
+    done = cli("doctor", *words)
+    assert done.code == 2
+    assert says in done.err
 
 
 def test_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def test_an_address_and_its_text() -> None:
     assert Address.parse(found.text()) == found
     assert str(Address.parse("ssh://[::1]:22")) == "ssh://[::1]:22"
     assert Address.parse("local:").text() == "local:"
+    for serial in ("R58M12ABCD", "emulator-5554", "192.168.1.20:5555", "adb-R5._adb-tls._tcp"):
+        text = f"adb://{serial}?benchmark_model=%2Fbin%2Fbenchmark_model"
+        phone = Address.parse(text)  # as it stands: the case of a serial number counts
+        assert (phone.host, str(phone)) == (serial, f"adb://{serial}")
+        assert Address.parse(phone.text()) == phone
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def test_an_address_and_its_text() -> None:
         ("pi@board", "no scheme"),
         ("board", "no scheme"),
         ("shh://board", "Did you mean 'ssh'"),
-        ("http://board", "Known: local, ssh"),
+        ("http://board", "Known: adb, local, ssh"),
         ("ssh://board:99999", "range"),
         ("ssh://board:port", "port"),
         ("ssh://board/home/pi", "more than user, host and port"),
@@ -53,6 +58,12 @@ def test_an_address_and_its_text() -> None:
         ("ssh://board?pyton=python3", "Did you mean 'python'"),
         ("ssh://board?python=", "python has no value"),
         ("ssh://board?wait=maybe", "wait is yes or no"),
+        ("ssh://board?benchmark_model=x", "'benchmark_model' has no meaning in 'ssh://board'"),
+        ("local:?benchmark_model=x", "'benchmark_model' has no meaning in 'local:'"),
+        ("adb://serial?python=python3.8", "'python' has no meaning in 'adb://serial'"),
+        ("adb://serial?config=x", "'config' has no meaning"),
+        ("adb://-serial", "would be an option of adb"),
+        ("adb://serial/sdcard", "more than user, host and port"),
     ],
 )
 def test_what_is_no_address(text: str, says: str) -> None:

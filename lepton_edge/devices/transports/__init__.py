@@ -18,15 +18,19 @@ from typing import IO
 
 from lepton_edge import errors
 
-FORM = "Write ssh://user@host:port, or local: for another Python of this machine."
+FORM = (
+    "Write ssh://user@host:port, adb://serial for an Android device, or local: for another Python"
+    " of this machine."
+)
 
 
 @dataclass(frozen=True)
 class Address:
     """Where a device is. `python` and `folder` are its interpreter and where it keeps files.
 
-    `config` is an ssh_config file to use instead of the user's own. `wait` waits for a device that
-    is in use; `token` lets a part of a run use the device that the run holds.
+    `config` is an ssh_config file to use instead of the user's own. `benchmark_model` is that
+    program for an Android device, as a file here; `host` is then its serial number. `wait` waits
+    for a device that is in use; `token` lets a part of a run use the device that the run holds.
     """
 
     scheme: str
@@ -36,6 +40,7 @@ class Address:
     python: str = "python3"
     folder: str = "~/.cache/lepton-edge"
     config: str | None = None
+    benchmark_model: str | None = None
     wait: bool = False
     token: str | None = None
 
@@ -44,17 +49,19 @@ class Address:
         """Raises `UsageError` for what is no address, with the form of one."""
         try:
             parts = urllib.parse.urlsplit(text)
-            port = parts.port
+            # A serial number is taken as it stands: its case counts, and it may hold a colon.
+            serial = parts.netloc or None if parts.scheme == "adb" else None
+            port = None if serial else parts.port
         except ValueError as error:
             raise _malformed(text, str(error)) from None
         if not parts.scheme:
             raise _malformed(text, "it has no scheme")
         if parts.scheme not in schemes():
             raise errors.unknown("way to a device", parts.scheme, schemes())
-        if parts.path.strip("/") or parts.fragment or parts.password:
+        if parts.path.strip("/") or parts.fragment or (parts.password and not serial):
             raise _malformed(text, "it holds more than user, host and port")
         given = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
-        known = {"python", "folder", "config", "wait", "token"}
+        known = {"python", "folder", "config", "benchmark_model", "wait", "token"}
         for key, value in given.items():
             if key not in known:
                 raise errors.unknown("key of a device's address", key, known)
@@ -63,26 +70,38 @@ class Address:
         wait = given.pop("wait", "no")
         if wait not in ("yes", "no"):
             raise _malformed(text, "wait is yes or no")
-        for part in (parts.hostname, parts.username):
+        user, host = (None, serial) if serial else (parts.username, parts.hostname)
+        for part in (host, user):
             if part is not None and part.startswith("-"):
-                raise _malformed(text, f"{part!r} would be an option of ssh")
-        return cls(parts.scheme, parts.username, parts.hostname, port, wait=wait == "yes", **given)
+                raise _malformed(text, f"{part!r} would be an option of {parts.scheme}")
+        return cls(parts.scheme, user, host, port, wait=wait == "yes", **given)
 
     def __str__(self) -> str:
         """Scheme, user, host and port alone: what names the device."""
         user = f"{self.user}@" if self.user else ""
         port = f":{self.port}" if self.port else ""
-        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
+        host = self.host
+        if host and ":" in host and self.scheme != "adb":
+            host = f"[{host}]"
         return f"{self.scheme}://{user}{host}{port}" if host else f"{self.scheme}:"
 
     def text(self) -> str:
         """All of it, as `parse` reads it."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        keys = ("python", "folder", "config", "token")
+        keys = ("python", "folder", "config", "benchmark_model", "token")
         query = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
         if self.wait:
             query["wait"] = "yes"
         return f"{self}?{urllib.parse.urlencode(query)}" if query else str(self)
+
+    def refuse(self, *keys: str) -> None:
+        """Raises `UsageError` for a key that has no meaning on this way."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for key in keys:
+            if getattr(self, key) != defaults[key]:
+                raise errors.UsageError(
+                    f"{key!r} has no meaning in {str(self)!r}.", next="Leave it out."
+                )
 
 
 class Transport(ABC):

@@ -14,6 +14,7 @@ def open_transport(address: Address) -> Transport:
         raise errors.UsageError(
             f"{str(address)!r} names a host, but local: is this machine.", next="Use ssh://."
         )
+    address.refuse("benchmark_model")
     return Local(address)
 
 

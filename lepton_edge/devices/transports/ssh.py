@@ -32,6 +32,7 @@ def open_transport(address: Address) -> Transport:
         raise errors.UsageError(
             "An ssh address needs a host.", next="Write ssh://user@host or ssh://user@host:port."
         )
+    address.refuse("benchmark_model")
     return Ssh(address)
 
 
