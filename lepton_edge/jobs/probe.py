@@ -27,7 +27,7 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
         "torch": _torch,
         "tensorflow": _tensorflow,
         "onnx2tf": _onnx2tf,
-        "tensorrt": _tensorrt,
+        "tensorrt": lambda: _tensorrt(on),
         "edgetpu": _edgetpu,
     }
     return {"proof": probes[part]()}
@@ -67,19 +67,33 @@ def _onnx2tf() -> str:
     return f"onnx2tf {_tflite_onnx.version(interpreter)} in {interpreter.parent.parent}"
 
 
-def _tensorrt() -> str:
+def _tensorrt(on: str | None) -> str:
+    """An engine built and, where there is a GPU, one inference with it."""
     import tempfile
 
-    from lepton_edge import sources
+    from lepton_edge import loading, remote, sources
     from lepton_edge.converters import tensorrt
     from lepton_edge.model import ModelSource
     from lepton_edge.target import Target
 
     model = sources.load(ModelSource(str(_FOLDER / "probe.onnx")))
     with tempfile.TemporaryDirectory() as folder:
-        target = Target("tensorrt", "fp32")
-        artifact = tensorrt.convert(model, target, Path(folder), options=tensorrt.Options())
-        return f"one engine built, {artifact.size_bytes:,} bytes"
+        subject = (model, Target("tensorrt", "fp32"), Path(folder))
+        if on is None:
+            artifact = tensorrt.convert(*subject, options=tensorrt.Options())
+        else:
+            artifact = tensorrt.prepare(*subject, options=tensorrt.Options())
+            plan = tensorrt.remote_build(artifact)
+            built, record = remote.build(artifact, on, "tensorrt", plan, limit_s=100)
+            artifact = tensorrt.finish(artifact, built, record)
+        built_by = next(name for name in artifact.versions if name.startswith("tensorrt"))
+        try:
+            with loading.load(artifact, device="cuda", on=on) as session:
+                (output,) = session.run(_INPUT).values()
+                _check(output)
+                return f"one inference right, {built_by} on {session.facts['gpu']}"
+        except errors.BackendMissing as error:
+            return f"one engine built by {built_by}, not run: {error.message}"
 
 
 def _edgetpu() -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Connection",
     "Journal",
     "benchmark",
+    "build",
     "keep_outputs",
     "machine",
     "open_session",
@@ -88,6 +89,17 @@ def benchmark(
             "clock_offset_s": connection.about["clock_offset_s"],
         }
     return found, taken
+
+
+def build(
+    artifact: Artifact, on: str, format: str, plan: Mapping[str, Any], *, limit_s: float
+) -> tuple[Array, dict[str, Any]]:
+    """What the runtime of `format` builds there from the artefact's file, and its record."""
+    with Connection(Address.parse(on), f"building of {artifact.path.name}") as connection:
+        job = {"format": format, "plan": dict(plan), "limit_s": limit_s}
+        request = {"op": "build", **connection.place(artifact), **job}
+        found, (built,) = connection.call(request)
+    return built, found["record"]
 
 
 @contextlib.contextmanager
