@@ -71,29 +71,28 @@ def _tensorrt(on: str | None) -> str:
     """An engine built and, where there is a GPU, one inference with it."""
     import tempfile
 
-    from lepton_edge import loading, remote, sources
-    from lepton_edge.converters import tensorrt
-    from lepton_edge.model import ModelSource
-    from lepton_edge.target import Target
+    from lepton_edge import loading, remote
+    from lepton_edge._tensorrt import build
+    from lepton_edge._tensorrt.plan import Plan
 
-    model = sources.load(ModelSource(str(_FOLDER / "probe.onnx")))
+    graph, plan = Artifact(folder=_FOLDER, file="probe.onnx", format="onnx"), Plan("fp32")
     with tempfile.TemporaryDirectory() as folder:
-        subject = (model, Target("tensorrt", "fp32"), Path(folder))
         if on is None:
-            artifact = tensorrt.convert(*subject, options=tensorrt.Options())
+            built, record = build.build(graph.path, plan, None)
         else:
-            artifact = tensorrt.prepare(*subject, options=tensorrt.Options())
-            plan = tensorrt.remote_build(artifact)
-            built, record = remote.build(artifact, on, "tensorrt", plan, limit_s=100)
-            artifact = tensorrt.finish(artifact, built, record)
-        built_by = next(name for name in artifact.versions if name.startswith("tensorrt"))
+            built, record = remote.build(graph, on, "tensorrt", plan.as_dict(), limit_s=100)
+        artifact = Artifact(Path(folder), "probe.engine", "tensorrt", engine=record)
+        artifact.path.write_bytes(built.tobytes())
+        by = f"{record['library']} {record['version']}"
         try:
             with loading.load(artifact, device="cuda", on=on) as session:
                 (output,) = session.run(_INPUT).values()
                 _check(output)
-                return f"one inference right, {built_by} on {session.facts['gpu']}"
+                return f"one inference right, {by} on {session.facts['gpu']}"
         except errors.BackendMissing as error:
-            return f"one engine built by {built_by}, not run: {error.message}"
+            if isinstance(error, errors.DeviceError):
+                raise
+            return f"one engine built by {by}, not run: {error.message}"
 
 
 def _edgetpu() -> str:
