@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lepton_edge import errors, options, sources
+from lepton_edge._tensorrt import library
 from lepton_edge.converters import tensorrt
 from lepton_edge.model import ModelSource
 from lepton_edge.samples import open_samples
@@ -62,9 +63,9 @@ def main() -> int:
     parser.add_argument("--gpu", nargs="+", default=["8.0", "8.6", "8.9", "12.0"])
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    name, library = tensorrt._library()
+    name, module = library.find()
     lines = [
-        f"{name} {library.__version__}; MB of each engine for compute capability"
+        f"{name} {module.__version__}; MB of each engine for compute capability"
         f" {', '.join(given.gpu)}; `check`: see above.",
         "",
         "| family | " + " | ".join(f"{p} MB | check" for p in PRECISIONS) + " |",

@@ -83,6 +83,8 @@ class Artifact:
     `signature` is the source's: names, dtypes and layout that the user knows; `inputs` and
     `outputs` bind it to the file. `steps` tells what was done, in order, each with its options.
     `model` is set where the artefact is a source itself (formats `torch` and `tensorflow`).
+    `engine` tells what a file that is built for one machine was built by and for, and `rebuild`,
+    the command that builds it again.
     """
 
     folder: Path
@@ -101,6 +103,7 @@ class Artifact:
     parity: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     model: ModelSource | None = None
+    engine: Mapping[str, Any] | None = None
 
     @property
     def path(self) -> Path:
@@ -160,6 +163,7 @@ class Artifact:
             "calibration": self.calibration,
             "parity": self.parity,
             "versions": dict(self.versions),
+            **({"engine": dict(self.engine)} if self.engine is not None else {}),
         }
 
     def save(self) -> Artifact:
@@ -207,6 +211,7 @@ class Artifact:
                 calibration=given["calibration"],
                 parity=given["parity"],
                 versions=given["versions"],
+                engine=dict(given["engine"]) if given.get("engine") else None,
             )
         except OSError as error:
             raise errors.BadInput(f"Cannot read {str(folder / NAME)!r}: {error}.") from None

@@ -21,6 +21,7 @@ FEATURES = (
 LIBRARIES = (
     "lepton-edge", "numpy", "onnxruntime", "openvino", "ai-edge-litert", "tflite-runtime",
     "tensorflow", "torch", "keras", "onnx", "nncf", "litert-torch", "ai-edge-quantizer", "tf2onnx",
+    "tensorrt", "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_AFFINITY")
 CPU = "sys/devices/system/cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ def convert(
     preprocess: Preprocess | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    on: str | None = None,
     classes: Sequence[str] = (),
     verify: bool = True,
     time_limit_s: float = 1800.0,
@@ -40,15 +42,21 @@ def convert(
     them the calibration samples are used, else the source's seeded example inputs; the record says
     which. Noise would lie outside the ranges that int8 was calibrated for. What is suspicious in
     the calibration data is in the artefact's `calibration["warnings"]`. `preprocess` applies
-    to both and is stored. Raises `GateFailed` where the artefact does not compute what its source
-    computes, `CannotConvert` where the format cannot express it. On any error nothing is written,
-    and what stood at `output` stays as it was.
+    to both and is stored. `on` (`ssh://user@host`) builds what holds for one machine alone on that
+    machine, and verifies it there. Raises `GateFailed` where the artefact does not compute what its
+    source computes, `CannotConvert` where the format cannot express it. On any error nothing is
+    written, and what stood at `output` stays as it was.
     """
     source = ModelSource(source) if isinstance(source, str) else source
     target, output = Target(to, precision, device), Path(output)
     chosen = dict(options or {})
     converter = plugins.load("converters", to)
     knobs.build(converter.Options, chosen)  # a wrong option is known before anything starts
+    if on is not None and not hasattr(converter, "prepare"):
+        raise errors.UsageError(
+            f"The format {to} is the same on every machine, so nothing is built on {on!r}.",
+            next="Convert it here, and run it there with --on.",
+        )
     refuse_to_overwrite(output, source)
     if verify and not plugins.exists("runtimes", to):
         raise errors.UsageError(
@@ -78,11 +86,27 @@ def convert(
             data=None if inputs is None else inputs.as_dict(),
             preprocess=None if preprocess is None else preprocess.as_dict(),
             classes=list(classes),
+            command=shlex.join(
+                _command(source, target, output, chosen, ranges, data, preprocess, classes)
+                + ([] if verify else ["--no-verify"])
+            ),
+            on=on,
+            limit_s=time_limit_s,
             **limits,
         )
         if verify:
             artifact = Artifact.load(temporary)
-            result = _verified(source, artifact, inputs, ranges, **limits)
+            runtime = plugins.load("runtimes", artifact.format)
+            place = {"device": getattr(runtime, "DEVICE", "cpu"), "on": on}
+            try:
+                result = _verified(source, artifact, inputs, ranges, **place, **limits)
+            except errors.BackendMissing as error:
+                if artifact.engine is not None and not isinstance(error, errors.DeviceError):
+                    error.next = (
+                        "Build it where it runs with --on, or pass --no-verify to have it"
+                        " unverified."
+                    )
+                raise
             if result.status != "PASS":
                 raise errors.GateFailed(
                     f"The {target} artefact of {source.path!r} does not compute what its source"
@@ -105,6 +129,41 @@ def _verified(
         return parity.verify(source, artifact, data=data, **limits)
     result = parity.verify(source, artifact, data=calib, **limits)
     return replace(result, inputs=f"calibration samples of {result.inputs}")
+
+
+def _command(
+    source: ModelSource,
+    target: Target,
+    output: Path,
+    options: Mapping[str, Any],
+    calib: Samples | None,
+    data: Samples | str | Path | None,
+    preprocess: Preprocess | None,
+    classes: Sequence[str],
+) -> list[str]:
+    """The command that does the same here; an artefact that holds for one machine keeps it."""
+    words = ["lepton-edge", "convert", source.path, "--to", target.format]
+    words += ["--precision", target.precision]
+    words += ["--weights", source.weights] if source.weights else []
+    for spec in source.inputs:
+        shape = "x".join("?" if size is None else str(size) for size in spec.shape)
+        words += ["--input", f"{spec.name}={shape}:{spec.dtype}"]
+    for option, samples in (("--calib", calib), ("--data", data)):
+        if samples is not None:
+            path = samples.as_dict()["path"] if isinstance(samples, Samples) else samples
+            words += [option, str(path)]
+    if preprocess is not None:
+        told = [
+            f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for key, value in preprocess.as_dict().items()
+            if value != getattr(Preprocess(), key)
+        ]
+        words += ["--preprocess", " ".join(told)]
+    words += ["--classes", ",".join(classes)] if classes else []
+    words += ["--device", target.device] if target.device != "cpu" else []
+    for key, value in options.items():
+        words += ["--option", f"{key}={value}"]
+    return [*words, "--output", str(output)]
 
 
 def refuse_to_overwrite(output: Path, source: ModelSource) -> None:

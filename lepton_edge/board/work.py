@@ -44,6 +44,16 @@ class Work:
         signature = self.opened.signature.as_dict()
         return {"facts": self.opened.facts, "signature": signature}, ()
 
+    def op_build(
+        self, *, arrays: Sequence[Array], folder: str, artifact: Mapping[str, Any], **job: Any
+    ) -> Answer:
+        """The file that the runtime `format` builds from the artefact's, and its record."""
+        runtime = importlib.import_module("lepton_edge.runtimes." + job["format"])
+        built, record = runtime.build(
+            Path(folder) / artifact["file"], job["plan"], Path(job["cache"])
+        )
+        return {"record": record}, [built]
+
     def op_run(self, *, arrays: Sequence[Array]) -> Answer:
         """Arrays in the signature's order, both ways."""
         assert self.opened is not None
@@ -103,6 +113,7 @@ def _opener(
         inputs=tuple(map(Binding.from_dict, artifact["inputs"])),
         outputs=tuple(map(Binding.from_dict, artifact["outputs"])),
         files=artifact["files"],
+        engine=artifact.get("engine"),
     )
     runtime = importlib.import_module("lepton_edge.runtimes." + opened.format)
     chosen = runtime.Options(
@@ -115,8 +126,9 @@ def _opener(
                 opened, device=device, threads=threads, options=chosen
             )
         except errors.BackendMissing as error:
-            package = PACKAGES.get(opened.format)
-            error.next = package and f"On the device: {sys.executable} -m pip install {package}."
+            if opened.format in PACKAGES:
+                package = PACKAGES[opened.format]
+                error.next = f"On the device: {sys.executable} -m pip install {package}."
             raise
         return session
 

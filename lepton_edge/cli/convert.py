@@ -27,7 +27,17 @@ def command(
     inputs: common.Inputs = None,
     preprocess: common.PreprocessText = None,
     classes: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
-    device: common.Device = "cpu",
+    device: Annotated[
+        str, typer.Option(help="The device that it is for, such as jetson-orin-nano.")
+    ] = "cpu",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Build a TensorRT engine on the machine that runs it: ssh://user@host[:port].",
+        ),
+    ] = None,
+    wait: common.Wait = False,
     option: common.OptionTexts = None,
     time_limit: common.TimeLimit = 1800.0,
     memory_limit: common.MemoryLimit = None,
@@ -58,6 +68,7 @@ def command(
         for each in targets
     }
     source = common.source(model, weights, inputs)
+    address = common.address(on, wait)
     if dry_run:
         source.sha256()  # a missing file is as wrong in a dry run
         plan = [{"target": str(each), "output": str(place)} for each, place in places.items()]
@@ -78,6 +89,7 @@ def command(
                 preprocess=common.preprocess(preprocess),
                 options=common.pairs(option),
                 device=device,
+                on=address,
                 classes=tuple(common.split(classes or "")),
                 verify=not no_verify,
                 time_limit_s=time_limit,

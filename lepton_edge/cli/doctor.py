@@ -23,7 +23,11 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "nncf": (("nncf",), "openvino", "int8 for OpenVINO"),
     "tflite-convert": (("litert-torch", "ai-edge-quantizer"), "tflite-convert", "export TFLite"),
     "onnx2tf": ((), "", "ONNX to TFLite, in an environment of its own"),
-    "tensorrt": (("tensorrt", "tensorrt-rtx-cu13-bindings"), "tensorrt", "build TensorRT engines"),
+    "tensorrt": (
+        ("tensorrt", "tensorrt-rtx-cu13-bindings"),
+        "tensorrt",
+        "build and run TensorRT engines",
+    ),
     "edgetpu": ((), "", "run what edgetpu_compiler made"),
     "edgetpu_compiler": ((), "", "compile .tflite for the Edge TPU"),
     "ssh": ((), "", "reach boards, --on ssh://"),
@@ -32,7 +36,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
 }
 _ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
-_THERE = ("onnx", "openvino", "tflite")  # what a device can have
+_THERE = ("onnx", "openvino", "tflite", "tensorrt")  # what a device can have
 _PROBED = (
     "onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt", "edgetpu",
     "edgetpu_compiler", "ssh", "adb",
@@ -171,17 +175,12 @@ def _examine(name: str) -> dict[str, Any]:
         row["reason"] = f"not installed: {', '.join(absent)}"
         row["next"] = f"pip install 'lepton-edge[{extra}]'"
         if name == "tensorrt":
-            row["next"] = _tensorrt_install()
+            from lepton_edge._tensorrt import library
+
+            row["next"] = library.INSTALL  # its packages name dependencies that do not exist
     elif name in _PROBED:
         row |= _probe(name)
     return row
-
-
-def _tensorrt_install() -> str:
-    """The packages name dependencies that do not exist, so no extra can install them."""
-    from lepton_edge.converters import tensorrt
-
-    return tensorrt.INSTALL
 
 
 def _probe(name: str, on: str | None = None) -> dict[str, Any]:

@@ -3,55 +3,59 @@
 float32, float16, and int8 by Q/DQ pairs of the project's own quantiser, symmetric throughout.
 
 NVIDIA's `tensorrt` is used where it is installed, else `tensorrt_rtx`, and the artefact says which:
-an engine opens only in the library that built it. tensorrt_rtx builds without a GPU.
+an engine opens only where it was built. For a device that is not this machine the artefact is the
+ONNX graph with a plan, from which the device builds its engine.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import json
 import math
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lepton_edge import errors, plugins
-from lepton_edge.artifact import Artifact
+from lepton_edge import devices, errors, plugins
+from lepton_edge._tensorrt import build, library
+from lepton_edge._tensorrt import plan as plans
+from lepton_edge.artifact import Artifact, open_artifact
 from lepton_edge.calibration.observe_onnx import cut
 from lepton_edge.converters import _float_onnx as floats
 from lepton_edge.converters import _qdq
-from lepton_edge.model import Model
+from lepton_edge.model import Array, Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import CALIBRATED, Target
 
-if TYPE_CHECKING:
-    import tensorrt as trt
-
 PRECISIONS = ("fp32", "fp16", *CALIBRATED)
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-2}  # of the output's range
 LEAST_DB = 10.0  # SQNR of an int8 graph, as `verify` asks of it
 CHECKED = 32  # samples that an int8 graph is tried on
-INSTALL = (
-    "pip install --no-deps tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
-    " && pip install nvidia-cuda-runtime"
-)
+HERE = ("cpu", "cuda", "x86")  # devices that this machine builds for
 
 
 @dataclass(frozen=True)
 class Options(_qdq.Options):
     """`batch` is fixed in the engine, or `dynamic` from 1 to `max_batch`, tuned for `best_batch`.
 
-    `compute_capability` is the GPU to build for, such as `8.6`; by default the
-    library's own choice, as is `workspace_mb`, the bound on the memory of a layer's kernel.
-    `opset`, `exporter` and `simplify` are those of the ONNX export; the others are the quantiser's.
+    `profile` says which shapes an input takes, `name=LEAST:BEST:MOST` with sizes as 1x3x224x224,
+    several with `;` between. `dla` is the core of a Jetson's DLA that runs every layer;
+    `allow_fallback` lets the GPU run those that it cannot. `tf32` lets float32 be computed with 10
+    bits of significand. `workspace_mb` bounds the memory of a layer's kernel, by default 80 % of
+    what the GPU has free. `compute_capability` is the GPU that tensorrt_rtx builds for, such as
+    `8.6`, by default its own choice. `opset`, `exporter` and `simplify` are those of the ONNX
+    export; the others are the quantiser's.
     """
 
     batch: Literal["dynamic"] | int = 1
     best_batch: int = 8
     max_batch: int = 32
+    profile: str | None = None
+    dla: int | None = None
+    allow_fallback: bool = False
+    tf32: bool = False
     compute_capability: str | None = None
     workspace_mb: int | None = None
     opset: int | None = None
@@ -70,7 +74,8 @@ def refuses(framework: str, precision: str) -> str | None:
 
 def missing(framework: str, precision: str) -> list[str]:
     """The libraries that the pair needs and that are not installed."""
-    return plugins.absent("|".join(LIBRARIES)) + floats.missing(framework)
+    modules = [module for names in library.MODULES.values() for module in names]
+    return plugins.absent("|".join(modules)) + floats.missing(framework)
 
 
 def convert(
@@ -83,16 +88,46 @@ def convert(
 ) -> Artifact:
     """Writes the .engine file into the empty folder `out`; int8 needs `calibration`.
 
-    Raises `BackendMissing` without a TensorRT library, `CannotConvert` naming the operator that
-    its parser refuses.
+    For a device that is not this machine (`target.device`, such as jetson-orin-nano) it is the
+    .onnx file and plan.json, see `prepare`. Raises `BackendMissing` without a TensorRT library,
+    `CannotConvert` naming the operator that its parser refuses, `PlacementError` naming layers
+    that the DLA cannot run.
     """
+    here = target.device in HERE
+    if here:
+        library.find()  # before minutes are spent
+    prepared = prepare(model, target, out, calibration=calibration, options=options)
+    if not here:
+        return prepared
+    try:
+        engine, record = build.build(prepared.path, _read_plan(prepared), _cache())
+    except BaseException:
+        _clear(prepared)
+        raise
+    return finish(prepared, engine, record)
+
+
+def prepare(
+    model: Model,
+    target: Target,
+    out: Path,
+    *,
+    calibration: Samples | None = None,
+    options: Options,
+) -> Artifact:
+    """The graph that an engine is built from, as an ONNX artefact with plan.json in `out`.
+
+    It needs no TensorRT. The graph is compared with its source by ONNX Runtime. A source that is
+    such an artefact's .onnx is taken as it is, with its plan.
+    """
+    if (model.source.file.parent / plans.NAME).exists():
+        return _planned(model.source.file, target, out, options)
     reason = refuses(model.framework, target.precision)
     if reason is not None:
         raise errors.CannotConvert(f"Cannot convert to {target}: {reason}.")
     _qdq.check(target.precision, calibration, "lepton")
-    if options.batch == "dynamic" and not 1 <= options.best_batch <= options.max_batch:
-        raise errors.UsageError("Options need 1 <= best_batch <= max_batch.")
-    name, library = _library()
+    signature = floats.signature_for(model, options.batch)
+    plan = _plan(target, signature, options)  # what contradicts itself is known before the export
     made = floats.export(
         model,
         out,
@@ -118,22 +153,122 @@ def convert(
     else:
         step = _check(model, made, options.batch, target.precision)
     made = made.then(made.proto, step, "onnxruntime")
-    engine, step = _build(library, name, made.proto, out, options)
-    made = made.then(made.proto, {"step": "build", "tool": name, **step})
-    file = f"{model.source.stem}_{target.precision}.engine"
-    (out / file).write_bytes(engine)
+    file = f"{model.source.stem}_{target.precision}.onnx"
+    floats.save(made.proto, out / file)
+    document = {"schema": 1, "onnx": file, **plan.as_dict(), "builds": plan.builds(file)}
+    (out / plans.NAME).write_text(json.dumps(document, indent=1) + "\n")
     return Artifact(
         folder=out,
         file=file,
-        format="tensorrt",
+        format="onnx",
         precision=target.precision,
         signature=made.signature,
         inputs=floats.bindings(made.signature.inputs),
         outputs=floats.bindings(made.signature.outputs),
-        steps=made.steps,
+        steps=(*made.steps, {"step": "plan", "tool": "lepton-edge", **plan.as_dict()}),
         calibration=record,
-        versions={**made.versions, name: str(library.__version__)},
+        versions=made.versions,
     )
+
+
+def remote_build(prepared: Artifact) -> dict[str, Any]:
+    """What the runtime of this format is asked on a device, beside the file."""
+    return _read_plan(prepared).as_dict()
+
+
+def finish(prepared: Artifact, engine: Array, record: dict[str, Any]) -> Artifact:
+    """The artefact of the engine in the place of what `prepare` made."""
+    _clear(prepared)
+    file = f"{prepared.path.stem}.engine"
+    (prepared.folder / file).write_bytes(engine.tobytes())
+    name, version = record["library"], record["version"]
+    told = {key: value for key, value in record.items() if key not in ("library", "version")}
+    return replace(
+        prepared,
+        file=file,
+        format="tensorrt",
+        steps=(*prepared.steps[:-1], {"step": "build", "tool": name, **told}),
+        versions={**prepared.versions, name: version},
+        engine=record,
+    )
+
+
+def _plan(target: Target, signature: Signature, options: Options) -> plans.Plan:
+    """Raises `UsageError` for what contradicts itself, `CannotConvert` for a device too old."""
+    if options.batch == "dynamic" and not 1 <= options.best_batch <= options.max_batch:
+        raise errors.UsageError("Options need 1 <= best_batch <= max_batch.")
+    batch = options.batch
+    plan = plans.Plan(
+        precision=target.precision,
+        profiles=plans.profiles_for(
+            {spec.name: spec.shape for spec in signature.inputs},
+            plans.parse_profiles(options.profile or ""),
+            (1, options.best_batch, options.max_batch) if batch == "dynamic" else (batch,) * 3,
+        ),
+        workspace_mb=options.workspace_mb,
+        dla=options.dla,
+        allow_fallback=options.allow_fallback,
+        tf32=options.tf32,
+        compute_capability=options.compute_capability,
+    )
+    if target.device in HERE:
+        plans.check_dla(plan, None, "this machine")
+        return plan
+    profile = devices.load(target.device)
+    known = [stack.tensorrt for stack in profile.stacks]
+    versions = [each for each in known if library.number(each) >= library.LEAST]
+    if not known:
+        raise errors.UsageError(
+            f"{target.device} runs no TensorRT.",
+            next="Name a Jetson, or leave --device out to build for this machine.",
+        )
+    if not versions:
+        raise errors.CannotConvert(
+            f"{target.device} ends at TensorRT {known[-1]}; engines are built from 8.5 on.",
+            next="Convert to onnx or tflite for its CPU.",
+        )
+    if plan.compute_capability is not None:
+        raise errors.UsageError("compute_capability is for tensorrt_rtx, which no Jetson has.")
+    cores = profile.facts.dla_cores
+    count = 0 if cores is None or isinstance(cores.value, tuple) else int(cores.value)
+    plans.check_dla(plan, count, target.device)
+    plan = replace(plan, library="tensorrt", device=target.device, versions=tuple(versions))
+    if not plan.builds("model.onnx"):
+        raise errors.UsageError(
+            f"No TensorRT of {target.device} uses its DLA.", next="Leave the option dla out."
+        )
+    return plan
+
+
+def _planned(file: Path, target: Target, out: Path, options: Options) -> Artifact:
+    planned = open_artifact(file)
+    if planned.format != "onnx" or planned.path != file:
+        raise errors.BadInput(f"{str(file)!r} has a build plan beside it that is of another file.")
+    plan = _read_plan(planned)
+    asked = (target.precision, plan.device if target.device in HERE else target.device)
+    if options != Options() or asked != (plan.precision, plan.device):
+        raise errors.UsageError(
+            f"{str(file)!r} has a build plan, for {plan.precision} on {plan.device or 'any GPU'}.",
+            next=f"Ask for --precision {plan.precision} without options, or convert the model that"
+            " it was made of.",
+        )
+    for name in planned.files:
+        shutil.copyfile(file.parent / name, out / name)
+    return replace(planned, folder=out, files={})
+
+
+def _read_plan(prepared: Artifact) -> plans.Plan:
+    return plans.Plan.from_dict(json.loads((prepared.folder / plans.NAME).read_text()))
+
+
+def _clear(prepared: Artifact) -> None:
+    for path in (*prepared.folder.glob(f"{prepared.file}*"), prepared.folder / plans.NAME):
+        path.unlink(missing_ok=True)
+
+
+def _cache() -> Path:
+    """Where the timings of kernels are kept."""
+    return _qdq.cache().parent / "timings"
 
 
 def _check(
@@ -173,104 +308,3 @@ def _check_int8(model: Model, made: floats.FloatOnnx, samples: Samples) -> dict[
             next="Ask for int8-mixed, fp16 or fp32.",
         )
     return {"step": "check", "tool": "onnxruntime", "sqnr_db": round(min(sqnr_db, 200.0), 2)}
-
-
-def _library() -> tuple[str, Any]:
-    for name in LIBRARIES:
-        if importlib.util.find_spec(name) is None:
-            continue
-        library = importlib.import_module(name)
-        if hasattr(library, "Builder"):  # NVIDIA's placeholder packages have nothing inside
-            return name, library
-    raise errors.BackendMissing("No TensorRT library is installed.", next=f"{INSTALL}.")
-
-
-def _build(
-    library: Any, name: str, proto: Any, folder: Path, options: Options
-) -> tuple[bytes, dict[str, Any]]:
-    logger = _logger(library)
-    builder: trt.Builder = library.Builder(logger)
-    flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser: trt.OnnxParser = library.OnnxParser(network, logger)
-    file = folder / ".through.onnx"
-    try:
-        floats.save(proto, file)
-        parsed = parser.parse_from_file(str(file))
-    finally:
-        for part in folder.glob(f"{file.name}*"):
-            part.unlink()
-    if not parsed:
-        raise _refused(parser)
-    config = builder.create_builder_config()
-    if options.workspace_mb is not None:
-        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-    if options.compute_capability is not None:
-        _set_gpu(library, name, config, options.compute_capability)
-    if options.batch == "dynamic":
-        profile = builder.create_optimization_profile()
-        for index in range(network.num_inputs):
-            tensor = network.get_input(index)
-            least, best, most = (
-                tuple(size if dim == -1 else dim for dim in tensor.shape)
-                for size in (1, options.best_batch, options.max_batch)
-            )
-            profile.set_shape(tensor.name, least, best, most)
-        config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise errors.CannotConvert(
-            f"TensorRT cannot build the engine: {logger.last or 'it gives no reason'}.",
-            next="Where there is no GPU, set the option compute_capability, such as 8.6.",
-        )
-    step: dict[str, Any] = {
-        "layers": network.num_layers,
-        "strongly_typed": True,
-        "compute_capability": options.compute_capability or "the library's own default",
-        "workspace_mb": options.workspace_mb,
-    }
-    if options.batch == "dynamic":
-        step["batches"] = [1, options.best_batch, options.max_batch]
-    return bytes(engine), step
-
-
-def _set_gpu(library: Any, name: str, config: Any, capability: str) -> None:
-    if name != "tensorrt_rtx":
-        raise errors.UsageError(
-            "The library tensorrt builds for the GPU of this machine only.",
-            next="Leave compute_capability out, or install tensorrt_rtx in its place.",
-        )
-    known = {
-        f"{each[2:-1]}.{each[-1]}": each
-        for each in library.ComputeCapability.__members__
-        if each.startswith("SM")
-    }
-    if capability not in known:
-        raise errors.unknown("compute_capability", capability, known)
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(library.ComputeCapability, known[capability]), 0)
-
-
-def _refused(parser: trt.OnnxParser) -> errors.CannotConvert:
-    first = parser.get_error(0)
-    reason = first.desc().strip().splitlines()[0].rstrip(". ")[:300]
-    return errors.CannotConvert(
-        f"TensorRT's parser refuses the operator {first.node_operator()!r}"
-        f" ({first.node_name()}): {reason}.",
-        next="Write it with other operators in the model, or convert to onnx.",
-    )
-
-
-def _logger(library: Any) -> Any:
-    class Logger(library.ILogger):  # type: ignore[misc]
-        """Keeps the last error for the message; warnings go nowhere."""
-
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.last = message.strip().splitlines()[0].rstrip(". ")[:300]
-
-    return Logger()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lepton_edge
-from lepton_edge import errors, plugins, sources
+from lepton_edge import errors, plugins, remote, sources
 from lepton_edge import options as knobs
 from lepton_edge.artifact import Artifact
 from lepton_edge.calibration import data_checks
@@ -35,10 +35,14 @@ def run(
     data: Mapping[str, Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
+    command: str | None = None,
+    on: str | None = None,
+    limit_s: float = 1800.0,
 ) -> dict[str, Any]:
     """Converts into the empty folder `out` and writes artifact.json; returns what it describes.
 
-    `data` are evaluation samples, only to compare the calibration samples with.
+    `data` are evaluation samples, only to compare the calibration samples with. `on` is a device
+    that builds what the converter prepares, in `limit_s` at most; `command` builds it again.
     Temporary files of the libraries go into `out` too: a job that is killed leaves nothing else.
     """
     folder = Path(out)
@@ -53,6 +57,8 @@ def run(
                 options=options or {},
                 calib=calib,
                 data=data,
+                on=on,
+                limit_s=limit_s,
             )
         except Exception as error:
             if shutil.disk_usage(folder).free < NEARLY_FULL:
@@ -67,8 +73,11 @@ def run(
                 del os.environ["TMPDIR"]
             else:
                 os.environ["TMPDIR"] = outer
-    spec = Preprocess.from_dict(preprocess) if preprocess is not None else None
-    saved = replace(artifact, preprocess=spec, classes=tuple(classes)).save()
+    if artifact.engine is not None:
+        artifact = replace(artifact, engine={**artifact.engine, "rebuild": command})
+    spec = Preprocess.from_dict(preprocess) if preprocess is not None else artifact.preprocess
+    known = tuple(classes) or artifact.classes
+    saved = replace(artifact, preprocess=spec, classes=known).save()
     return saved.describe()
 
 
@@ -80,15 +89,20 @@ def _convert(
     options: Mapping[str, Any],
     calib: Mapping[str, Any] | None,
     data: Mapping[str, Any] | None,
+    on: str | None,
+    limit_s: float,
 ) -> Artifact:
     converter = plugins.load("converters", target.format)
     chosen = knobs.build(converter.Options, options)
     checksum = source.sha256()
     model = sources.load(source)
     samples = open_samples(dict(calib)) if calib is not None else None
-    artifact: Artifact = converter.convert(
-        model, target, folder, calibration=samples, options=chosen
-    )
+    make = converter.convert if on is None else converter.prepare
+    artifact: Artifact = make(model, target, folder, calibration=samples, options=chosen)
+    if on is not None:
+        plan = converter.remote_build(artifact)
+        built, record = remote.build(artifact, on, target.format, plan, limit_s=limit_s)
+        artifact = converter.finish(artifact, built, record)
     if samples is not None and artifact.calibration is not None:
         evaluation = open_samples(dict(data)) if data is not None else None
         warnings = _look_at(samples, evaluation, model)

@@ -30,7 +30,9 @@ def run(
     ) as session:
         remote.keep_outputs(session)
         parts, digests = [], []
-        for batch in batches(samples, session.signature, batch_size(session.signature)):
+        size = batch_size(session.signature)
+        size = min(size, session.facts.get("largest_batch") or size)
+        for batch in batches(samples, session.signature, size):
             outputs = session.run(batch.feeds)
             if batch.n < len(next(iter(batch.feeds.values()))):  # the rest is padding
                 outputs = {name: value[: batch.n] for name, value in outputs.items()}

@@ -49,7 +49,8 @@ def run(
         samples = limit(open_samples(data), n)
         files: dict[str, np.memmap[Any, Any]] = {}
         start = 0
-        size = batch_size(session.signature, batch or MOST)
+        most = session.facts.get("largest_batch") or MOST
+        size = batch_size(session.signature, min(batch or MOST, most))
         for part in batches(samples, session.signature, size):
             outputs = session.run(part.feeds)
             fed = len(next(iter(part.feeds.values())))

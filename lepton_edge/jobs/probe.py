@@ -33,7 +33,7 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
         "torch": _torch,
         "tensorflow": _tensorflow,
         "onnx2tf": _onnx2tf,
-        "tensorrt": _tensorrt,
+        "tensorrt": lambda: _tensorrt(on),
         "edgetpu": _edgetpu,
         "edgetpu_compiler": lambda: _program("edgetpu_compiler", "--version", _CORAL),
         "ssh": lambda: _program("ssh", "-V", "sudo apt-get install openssh-client"),
@@ -77,19 +77,32 @@ def _onnx2tf() -> str:
     return f"onnx2tf {_tflite_onnx.version(interpreter)} in {interpreter.parent.parent}"
 
 
-def _tensorrt() -> str:
+def _tensorrt(on: str | None) -> str:
+    """An engine built and, where there is a GPU, one inference with it."""
     import tempfile
 
-    from lepton_edge import sources
-    from lepton_edge.converters import tensorrt
-    from lepton_edge.model import ModelSource
-    from lepton_edge.target import Target
+    from lepton_edge import loading, remote
+    from lepton_edge._tensorrt import build
+    from lepton_edge._tensorrt.plan import Plan
 
-    model = sources.load(ModelSource(str(_FOLDER / "probe.onnx")))
+    graph, plan = Artifact(folder=_FOLDER, file="probe.onnx", format="onnx"), Plan("fp32")
     with tempfile.TemporaryDirectory() as folder:
-        target = Target("tensorrt", "fp32")
-        artifact = tensorrt.convert(model, target, Path(folder), options=tensorrt.Options())
-        return f"one engine built, {artifact.size_bytes:,} bytes"
+        if on is None:
+            built, record = build.build(graph.path, plan, None)
+        else:
+            built, record = remote.build(graph, on, "tensorrt", plan.as_dict(), limit_s=100)
+        artifact = Artifact(Path(folder), "probe.engine", "tensorrt", engine=record)
+        artifact.path.write_bytes(built.tobytes())
+        by = f"{record['library']} {record['version']}"
+        try:
+            with loading.load(artifact, device="cuda", on=on) as session:
+                (output,) = session.run(_INPUT).values()
+                _check(output)
+                return f"one inference right, {by} on {session.facts['gpu']}"
+        except errors.BackendMissing as error:
+            if isinstance(error, errors.DeviceError):
+                raise
+            return f"one engine built by {by}, not run: {error.message}"
 
 
 def _edgetpu() -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "Held",
     "Journal",
     "benchmark",
+    "build",
     "keep_outputs",
     "machine",
     "needs_outputs",
@@ -132,6 +133,17 @@ def prove_android(on: str, graph: Path) -> str:
     """One inference of `benchmark_model` there, in words; raises why it does not run."""
     with android.Device(Address.parse(on), "a probe") as phone:
         return android.prove(phone, graph)
+
+
+def build(
+    artifact: Artifact, on: str, format: str, plan: Mapping[str, Any], *, limit_s: float
+) -> tuple[Array, dict[str, Any]]:
+    """What the runtime of `format` builds there from the artefact's file, and its record."""
+    with Connection(Address.parse(on), f"building of {artifact.path.name}") as connection:
+        job = {"format": format, "plan": dict(plan), "limit_s": limit_s}
+        request = {"op": "build", **connection.place(artifact), **job}
+        found, (built,) = connection.call(request)
+    return built, found["record"]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-RUNTIMES = ("null", "onnx", "openvino", "tflite")
+RUNTIMES = ("null", "onnx", "openvino", "tensorrt", "tflite")
 _PACKAGE = Path(__file__).parent.parent
 _SINCE = (1980, 1, 1, 0, 0, 0)  # the same modules give the same bytes, whenever they were written
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import getpass
 import hashlib
@@ -21,6 +22,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from lepton_edge import _frames, errors
+from lepton_edge._parts import parts
 from lepton_edge.artifact import Artifact
 from lepton_edge.devices import transports
 from lepton_edge.model import Array, file_sha256
@@ -228,7 +230,13 @@ class Connection:
             self.call({"op": "seal", "key": key, "files": files})
         known = artifact.as_dict()
         wanted = ("file", "format", "precision", "signature", "inputs", "outputs", "files")
-        return {"key": key, "files": files, "artifact": {name: known[name] for name in wanted}}
+        about = {name: known[name] for name in wanted}
+        if artifact.engine is not None:
+            here = dataclasses.replace(self.address, token=None, wait=False).text()
+            rebuild = artifact.engine.get("rebuild")
+            rebuild = f"{rebuild} --on {shlex.quote(here)}" if rebuild else None
+            about["engine"] = {**artifact.engine, "rebuild": rebuild}
+        return {"key": key, "files": files, "artifact": about}
 
     def _send(self, key: str, name: str, path: Path, done: int) -> None:
         with path.open("rb") as file:
@@ -270,7 +278,5 @@ class Connection:
 
 def _files_of(artifact: Artifact) -> dict[str, str]:
     """A bare file and what belongs to it."""
-    paths = [artifact.path]
-    if artifact.format == "openvino":
-        paths.append(artifact.path.with_suffix(".bin"))
-    return {path.name: file_sha256(path) for path in paths}
+    paths = [artifact.path, *parts(artifact.path)]
+    return {str(path.relative_to(artifact.folder)): file_sha256(path) for path in paths}

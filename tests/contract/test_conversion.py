@@ -157,8 +157,8 @@ def test_requests_are_refused_before_any_work(tmp_path: Path) -> None:
         convert(source, to="onnx", output=output, options={"simplfy": "none"})
     with pytest.raises(errors.CannotConvert, match="bf16"):
         convert(source, to="onnx", precision="bf16", output=output)
-    with pytest.raises(errors.UsageError, match="no runtime for tensorrt"):
-        convert(source, to="tensorrt", output=output)
+    with pytest.raises(errors.UsageError, match="is the same on every machine"):
+        convert(source, to="onnx", output=output, on="ssh://board")
     with pytest.raises(errors.UsageError, match="needs real inputs"):
         convert(source, to="onnx", precision="int8", output=output)
     with pytest.raises(errors.UsageError, match="Cannot write"):

@@ -217,7 +217,7 @@ def test_another_python_of_this_machine(cache: Path) -> None:
     with pytest.raises(errors.UsageError, match="Unknown null runtime option 'bussy_us'"):
         loading.load(artifact, on=on, options={"bussy_us": 5})
     with pytest.raises(errors.UsageError, match="does not travel"):
-        loading.load(Artifact(cache, "x.engine", "tensorrt"), on=on)
+        loading.load(Artifact(cache, "x.pt2", "torch"), on=on)
 
 
 def test_the_device_is_free_after_a_failure(cache: Path) -> None:
