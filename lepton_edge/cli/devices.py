@@ -22,8 +22,16 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="With 'predict': the device.")] = None,
     precision: Annotated[
-        str, typer.Option(help="With 'predict': the precision that it runs in there.")
-    ] = "int8",
+        str | None,
+        typer.Option(help="With 'predict': the precision that it runs in there; int8 if not said."),
+    ] = None,
+    measured: Annotated[
+        str | None,
+        typer.Option("--from", help="With 'predict': what benchmark --json printed on a sibling."),
+    ] = None,
+    measured_on: Annotated[
+        str | None, typer.Option(help="The device of --from, where the file does not say it.")
+    ] = None,
     devices_folder: Annotated[
         str | None, typer.Option(help="A folder with TOML profiles of your own.")
     ] = None,
@@ -33,13 +41,16 @@ def command(
     """Show the devices, or all that is known of one; or predict a model's latency on one.
 
     `devices predict MODEL --device D --precision P` estimates from published measurements: its
-    number always comes with an interval, and is never a measurement.
+    number always comes with an interval, and is never a measurement. With --from (and no MODEL)
+    it transfers a measurement on a sibling device.
     """
     from lepton_edge import devices
 
     if name == "predict":
-        return _predict(model, device, precision, devices_folder, json)
-    if model is not None or device is not None:
+        if measured is not None:
+            return _transfer(measured, measured_on, model, device, precision, devices_folder, json)
+        return _predict(model, device, precision or "int8", devices_folder, json)
+    if any(value is not None for value in (model, device, measured)):
         raise errors.UsageError(
             f"{name!r} takes neither a model nor --device.",
             next="To estimate: lepton-edge devices predict MODEL --device NAME --precision P.",
@@ -73,11 +84,40 @@ def _predict(
     return common.emit(document, json, lambda: _predict_text(document))
 
 
+def _transfer(
+    measured: str, measured_on: str | None, model: str | None, device: str | None,
+    precision: str | None, folder: str | None, json: bool,
+) -> int:  # fmt: skip
+    from lepton_edge import devices
+    from lepton_edge.devices import transfer
+
+    if model is not None or device is None:
+        raise errors.UsageError(
+            "A measurement is transferred to a device, without a model.",
+            next="Write: lepton-edge devices predict --from FILE --device NAME.",
+        )
+    found = transfer.read(measured)
+    sibling = measured_on or transfer.board_name(found, devices.names(folder))
+    estimate = transfer.predict(
+        found, devices.load(sibling, folder), devices.load(device, folder), precision
+    )
+    document: dict[str, Any] = {
+        "status": "ESTIMATED", "exit_code": 0, "model": found.model, **estimate.as_dict(),
+    }  # fmt: skip
+    return common.emit(document, json, lambda: _predict_text(document))
+
+
 def _predict_text(found: dict[str, Any]) -> str:
     low, high = found["interval_ms"]
     basis = found["basis"]
+    read_from = basis.get("read_from", found["model"])
     return common.aligned(
         [
+            *(
+                [("read from", f"{read_from}, for want of cycles in the compiled file")]
+                if read_from != found["model"]
+                else []
+            ),
             ("status", found["status"]),
             ("device", f"{found['device']}, {found['precision']}, batch 1"),
             (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lepton_edge import errors
 
-_MAX_VECTOR = 1 << 28  # items: far over any model that a device can hold
+_MAX_VECTOR = 1 << 31  # items: the format addresses no more bytes
 
 
 @dataclass(frozen=True)

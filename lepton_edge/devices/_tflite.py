@@ -144,9 +144,10 @@ def _tensor(index: int, table: Table, buffers: list[memoryview]) -> Tensor:
     shape = tuple(map(int, table.array(0, "<i4")))
     signature = tuple(map(int, table.array(7, "<i4")))
     number = table.number(2, "<I")
-    if number >= len(buffers) or int(np.prod([max(d, 1) for d in shape], dtype=object)) > (
-        _MAX_TENSOR_ITEMS
-    ):
+    # Buffer 0 is the empty one by definition: TFLite does not look it up either.
+    if (number and number >= len(buffers)) or int(
+        np.prod([max(d, 1) for d in shape], dtype=object)
+    ) > (_MAX_TENSOR_ITEMS):
         raise table.buffer.damaged()
     quantisation = table.table(4)
     return Tensor(
@@ -159,7 +160,7 @@ def _tensor(index: int, table: Table, buffers: list[memoryview]) -> Tensor:
         scales=quantisation.array(2, "<f4") if quantisation else np.zeros(0, "<f4"),
         zero_points=quantisation.array(3, "<i8") if quantisation else np.zeros(0, "<i8"),
         is_variable=bool(table.number(5, "<B")),
-        data=buffers[number],
+        data=buffers[number] if number else memoryview(b""),
     )
 
 

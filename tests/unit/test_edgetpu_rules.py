@@ -145,7 +145,38 @@ def test_a_plain_convolution_is_mapped(tmp_path: Path) -> None:
             "softmax-16000",
             lambda f: f.add("SOFTMAX", [f.tensor(1, 16_001)], [f.tensor(1, 16_001)]),
         ),
-        ("softmax-1d", lambda f: f.add("SOFTMAX", [f.tensor(4, 10)], [f.tensor(4, 10)])),
+        (
+            "transpose-size",
+            lambda f: f.add(
+                "TRANSPOSE",
+                [f.tensor(1, 40, 40, 64), f.tensor(4, dtype="INT32", values=[0, 3, 1, 2])],
+                [f.tensor(1, 64, 40, 40)],
+            ),
+        ),
+        (
+            "reshape-size",
+            lambda f: f.add("RESHAPE", [f.tensor(1, 6400, 3, 15)], [f.tensor(1, 19200, 15)]),
+        ),
+        (
+            "reshape-size",
+            lambda f: f.add("RESHAPE", [f.tensor(1, 80, 80, 255)], [f.tensor(1, 6400, 3, 85)]),
+        ),
+        (
+            "not-on-batch",
+            lambda f: f.add(
+                "SPLIT",
+                [f.tensor(1, dtype="INT32", values=[0]), f.tensor(2, 64, 32)],
+                [f.tensor(1, 64, 32), f.tensor(1, 64, 32)],
+            ),
+        ),
+        (
+            "not-on-batch",
+            lambda f: f.add(
+                "TILE",
+                [f.tensor(1, 1, 1, 8), f.tensor(4, dtype="INT32", values=[2, 1, 1, 1])],
+                [f.tensor(2, 1, 1, 8)],
+            ),
+        ),
         (
             "mean-depth-multiple-of-4",
             lambda f: f.add(
@@ -262,6 +293,24 @@ def out(file: File) -> int:
             [f.tensor(1, 10, 10, 4)],
         ),
         lambda f: f.add("SOFTMAX", [f.tensor(1, 1000)], [f.tensor(1, 1000)]),
+        lambda f: f.add("SOFTMAX", [f.tensor(1, 4, 1344, 16)], [f.tensor(1, 4, 1344, 16)]),
+        lambda f: f.add("RESHAPE", [f.tensor(1, 400, 3, 85)], [f.tensor(1, 1200, 85)]),
+        lambda f: f.add("RESHAPE", [f.tensor(1, 40, 40, 255)], [f.tensor(1, 1600, 3, 85)]),
+        lambda f: f.add(
+            "TRANSPOSE",
+            [f.tensor(1, 32, 32, 68), f.tensor(4, dtype="INT32", values=[0, 3, 1, 2])],
+            [f.tensor(1, 68, 32, 32)],
+        ),
+        lambda f: f.add(
+            "TILE",
+            [f.tensor(1, 1, 1, 8), f.tensor(4, dtype="INT32", values=[1, 3, 3, 1])],
+            [f.tensor(1, 3, 3, 8)],
+        ),
+        lambda f: f.add(
+            "SPLIT",
+            [f.tensor(1, dtype="INT32", values=[0]), f.tensor(1, 96, 64, 1)],
+            [f.tensor(1, 96, 64, 1)],
+        ),
         lambda f: f.add("QUANTIZE", [f.tensor(1, 8, dtype="UINT8")], [f.tensor(1, 8)]),
     ],
 )

@@ -17,7 +17,8 @@ from lepton_edge.devices._tflite import Graph, Operator, Tensor
 
 MAX_SOFTMAX_ITEMS = 16_000
 # 16 tiles of 196,608 bytes: libedgetpu driver/config/beagle.
-ACTIVATION_MEMORY_BYTES = 16 * 196_608
+TILE_MEMORY_BYTES = 196_608
+ACTIVATION_MEMORY_BYTES = 16 * TILE_MEMORY_BYTES
 EIGHT_BIT = ("int8", "uint8")
 
 
@@ -165,8 +166,14 @@ def mean_along(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
 
 
 def split_not_on_batch(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
-    data = graph.input(operator, 1)
-    return _not_on_batch(operator, _axes(graph, operator, 0), len(data.shape) if data else 0)
+    """The first dimension is the batch for any rank: a compiled YOLO11 splits no 2x64x32 there.
+
+    A split into one part (the compiled YAMNet has one, along the batch) is no split.
+    """
+    if len(operator.outputs) == 1:
+        return None
+    axes = _axes(graph, operator, 0)
+    return _not_on_batch(operator, axes, 4)
 
 
 def pack_not_on_batch(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
@@ -228,21 +235,71 @@ def resize_size(graph: Graph, operator: Operator, runtime: int) -> Breach | None
 
 
 def softmax_size(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    """Coral asks for one dimension; compiler 16 takes rows as well (YOLO v8 has 4x1344x16)."""
     data = graph.input(operator, 0)
-    if data is None:
+    if data is None or not data.shape:
         return None
-    if prod(data.shape[:-1]) != 1:
+    if prod(data.shape[:-1]) != 1 and runtime < 14:
         return Breach(
             "softmax-1d",
-            f"its input {shape_text(data)} is not one-dimensional",
+            f"its input {shape_text(data)} is not one-dimensional, which needs runtime 14",
             "leave it to the end of the model or take the argmax of the logits",
         )
-    if data.size > MAX_SOFTMAX_ITEMS:
+    if data.shape[-1] > MAX_SOFTMAX_ITEMS:
         return Breach(
             "softmax-16000",
-            f"it has {data.size:,} elements and {MAX_SOFTMAX_ITEMS:,} are the limit",
+            f"it has rows of {data.shape[-1]:,} elements and {MAX_SOFTMAX_ITEMS:,} are the limit",
             "leave it out of the model",
         )
+    return None
+
+
+def transpose_size(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    """Inferred: one tile moves the data, so input and output must fit its memory.
+
+    In compiled YOLO files 32x32x68 and 4x16x1344 (86,016) are mapped, 40x40x64 and 20x20x256
+    (102,400) are not.
+    """
+    data, result = graph.input(operator, 0), graph.results(operator)[0]
+    if data is None or data.size + result.size <= TILE_MEMORY_BYTES:
+        return None
+    return Breach(
+        "transpose-size",
+        f"its input and output ({shape_text(data)} to {shape_text(result)}) do not fit the"
+        f" {TILE_MEMORY_BYTES:,} bytes of a tile",
+        "leave the transposition to the host: end the model before it",
+    )
+
+
+def reshape_size(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    """Coral: 'certain reshapes may not be mapped for large tensor sizes'; the sizes are inferred.
+
+    Rows lie on different tiles, a single row on one. In compiled YOLO v5 files 1200x85 is mapped,
+    19200x15 and 4800x85 are not; 40x40x255 to 1600x3x85 is mapped, 80x80x255 is not.
+    """
+    data, result = graph.input(operator, 0), graph.results(operator)[0]
+    if data is None:
+        return None
+    if data.size + result.size > ACTIVATION_MEMORY_BYTES:
+        room, of = ACTIVATION_MEMORY_BYTES, "activation memory"
+    elif prod(result.shape[:-2]) == 1 and result.size > TILE_MEMORY_BYTES:
+        room, of = TILE_MEMORY_BYTES, "a tile"
+    else:
+        return None
+    return Breach(
+        "reshape-size",
+        f"{shape_text(data)} to {shape_text(result)} does not fit the {room:,} bytes of {of}",
+        "leave the reshape to the host: end the model before it",
+    )
+
+
+def tile_not_on_batch(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    times = graph.input(operator, 1)
+    values = times.array() if times is not None else None
+    if values is None:
+        return Breach("constant-parameters", "its multiples are computed at run time", "fix them")
+    if values.size >= 4 and values.reshape(-1)[0] != 1:
+        return Breach("not-on-batch", "it repeats the batch dimension", "keep the batch out of it")
     return None
 
 

@@ -5,6 +5,7 @@ A  developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supporte
    table as coral.ai/docs/edgetpu/models-intro
 C  google-coral/edgetpu CHANGES.md
 L  ricardodeazambuja/LibrEdgeTPU docs: operators tried with compiler 16
+O  observed in a compiled file only: google-coral/test_data, DeepLab on MobileNet EdgeTPU
 M  the runtime version is from memory of Coral's table and was not read again
 """
 
@@ -35,7 +36,6 @@ class Mapped:
 
 _PARAMETERS = (check.constant_parameters,)
 _REDUCTION = (check.reduction_not_on_batch,)
-_LARGE_RESHAPE = "the compiler may leave a large reshape on the CPU; the size is not published"
 
 MAPPED: dict[str, Mapped] = {
     "ADD": Mapped(),
@@ -65,7 +65,7 @@ MAPPED: dict[str, Mapped] = {
     "RELU": Mapped(),
     "RELU6": Mapped(),
     "RELU_N1_TO_1": Mapped(),
-    "RESHAPE": Mapped(note=_LARGE_RESHAPE),
+    "RESHAPE": Mapped((check.reshape_size,), source="A, sizes inferred"),
     "RESIZE_BILINEAR": Mapped((check.resize_size,), source="A, sizes inferred"),
     "RESIZE_NEAREST_NEIGHBOR": Mapped((check.resize_size,), source="A, sizes inferred"),
     "RSQRT": Mapped(min_runtime=14, source="L M"),
@@ -79,9 +79,8 @@ MAPPED: dict[str, Mapped] = {
     "SUB": Mapped(),
     "SUM": Mapped(_REDUCTION, min_runtime=13, source="C"),
     "TANH": Mapped(),
-    "TRANSPOSE": Mapped(
-        min_runtime=14, source="L M", note="the compiler leaves some transposes on the CPU"
-    ),
+    "TILE": Mapped((check.tile_not_on_batch,), source="O"),
+    "TRANSPOSE": Mapped((check.transpose_size,), min_runtime=14, source="L M, sizes inferred"),
     "TRANSPOSE_CONV": Mapped((check.constant_parameters,), min_runtime=13, source="C"),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": Mapped(min_runtime=14, source="A M"),
 }
