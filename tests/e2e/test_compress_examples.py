@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ pyarrow = pytest.importorskip("pyarrow")
 pytest.importorskip("pyarrow.parquet")
 image = pytest.importorskip("PIL.Image")
 
+from lepton_edge.preprocess import Preprocess  # noqa: E402
 from tests import compress_nets  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,12 +54,19 @@ def test_the_examples_commands_run(tmp_path: Path) -> None:
     assert preprocess is not None
     found = [line for line in commands(EXAMPLE / "README.md") if line.startswith("lepton-edge")]
     assert len(found) >= 5
+    shutil.copy(EXAMPLE / "net.py", tmp_path)
+    recipe = re.sub(
+        r"(?m)^(steps|epochs) = .*$", "steps = 2", (EXAMPLE / "recipe.toml").read_text()
+    )
+    recipe = re.sub(r'\[\[targets\]\]\nto = "(openvino|tflite)"\n', "", recipe)
+    (tmp_path / "recipe.toml").write_text(f'{recipe}window = "5,0"\n')
     for line in found:
         line = line.replace("$CIFAR", str(tmp_path)).replace("$PRE", preprocess[1])
         words = shlex.split(line)
         words = [re.sub(r"^(steps|epochs)=\d+$", "steps=2", word) for word in words]
-        words = [re.sub(r"^net\.py", str(EXAMPLE / "net.py"), word) for word in words]
-        if words[1] in ("finetune", "distil"):  # two evaluations fewer; pruning keeps its own
+        if (
+            words[1] in ("finetune", "distil") and "--data" in words
+        ):  # two evaluations fewer; pruning keeps its own
             place = words.index("--data")
             del words[place : place + 2]
         done = subprocess.run(
@@ -74,7 +84,8 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "compression.py",
          "--model", f"{compress_nets.__file__}:named", "--train", tmp_path / "train.npz",
-         "--test", tmp_path / "test.npz", "--steps", "2", "--batch", "32"],
+         "--test", tmp_path / "test.npz", "--steps", "2", "--batch", "32",
+         "--keep", tmp_path / "kept"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -82,3 +93,36 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     assert [row.split("|")[1].strip() for row in rows] == [
         "", "original", "lepton-edge", "Torch-Pruning alone", "NNCF, unstructured",
     ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "compression_speed.py",
+         tmp_path / "kept" / "row0", tmp_path / "kept" / "row1", "--to", "onnx",
+         "--test", tmp_path / "test.npz", "--window", "5,0", "--keep", tmp_path / "kept"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| row1 ")]
+    assert re.search(r"\| onnx fp32 \| [\d,]+ \(x0\.\d+\) \|.* -> .*(faster|slower|tie)", row), row
+
+
+def test_the_shipped_network_opens_and_is_small(tmp_path: Path) -> None:
+    from lepton_edge import accuracy, inspection
+    from lepton_edge.model import ModelSource
+    from lepton_edge.samples import open_samples
+
+    weights = sorted(EXAMPLE.rglob("*.safetensors"))
+    assert sum(path.stat().st_size for path in weights) < 2_000_000
+    source = ModelSource(f"{EXAMPLE / 'quarter' / 'model.py'}:factory", str(weights[0]))
+    assert inspection.inspect(source)["macs"] <= 0.25 * 9_807_872
+    shared = os.environ.get("LEPTON_EDGE_SHARED")
+    if shared is None:
+        pytest.skip(
+            "no CIFAR-10: set LEPTON_EDGE_SHARED to a folder with data/cifar10-test.parquet"
+        )
+    page = (EXAMPLE / "README.md").read_text()
+    (stated,) = re.findall(r"\| quarter \| [^\n]*?(\d\d\.\d\d) %", page)[:1]
+    preprocess = re.search(r"PRE='([^']*)'", page)
+    assert preprocess is not None
+    data = open_samples(
+        Path(shared, "data", "cifar10-test.parquet"), preprocess=Preprocess.parse(preprocess[1])
+    )
+    assert 100 * accuracy.evaluate(source, data).value == pytest.approx(float(stated), abs=0.1)
