@@ -140,11 +140,13 @@ def _accuracy(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     low, high = found["drop_interval"]
+    worst, best = found["interval"]
     rate = 100 if found["metric"] in ("top1", "top5") else 1
     before = found["value"] + (found["drop"] if found["higher_is_better"] else -found["drop"])
     unit = " points" if rate == 100 else ""
     return [
-        f"  {found['metric']}: {rate * before:.4g} -> {rate * found['value']:.4g},"
+        f"  {found['metric']}: {rate * before:.4g} -> {rate * found['value']:.4g}"
+        f" [{rate * worst:.4g}, {rate * best:.4g}],"
         f" drop {rate * found['drop']:.3g}{unit} [{rate * low:.3g}, {rate * high:.3g}],"
         f" n={found['n']:,}, paired"
     ]
