@@ -157,6 +157,17 @@ class Recipe:
             name = "quantize" if each.quantizes else each.kind
             compression.check(name, self.model.source, each.options, each.training)
         sources.framework_of(self.model.source)
+        for source in self.others:
+            source.sha256()  # `BadInput` where it is missing, before anything is trained
+
+    @property
+    def others(self) -> list[ModelSource]:
+        """The teachers of the passes, and the baseline of the goals."""
+        given = (each.options.get("teacher") for each in self.passes)
+        found = [ModelSource.from_dict(each) for each in given if each is not None]
+        if self.goals.baseline is not None:
+            found.append(ModelSource(self.goals.baseline, self.goals.baseline_weights))
+        return found
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -165,7 +176,8 @@ class Recipe:
     def key(self) -> str:
         """A digest of the recipe and of the content of every file that it names."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
-        digest.update(self.model.source.sha256().encode())
+        for source in (self.model.source, *self.others):
+            digest.update(source.sha256().encode())
         for each in (self.data.train, self.data.calib, self.data.data):
             if each is not None:
                 digest.update(fingerprint(open_samples(each)).encode())

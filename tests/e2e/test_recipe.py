@@ -175,6 +175,7 @@ def test_goals_decide_the_exit_code(cli: Cli, folder: Path) -> None:
         (HEAD.replace('train = "train.npz"', "") + PRUNE, 2, "a train"),
         (HEAD.replace("train.npz", "test.npz") + PRUNE, 2, "share 200 samples"),
         (HEAD.replace("cnn", "gone") + TARGETS, 2, "Unknown function"),
+        (HEAD + "[[passes]]\nkind = 'distil'\nteacher = 'no.py:net'\n", 8, "no.py"),
         (HEAD + "[[passes]\n", 2, "not valid TOML"),
     ],
 )
