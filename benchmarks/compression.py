@@ -1,12 +1,14 @@
 """Pruning side by side: this project, Torch-Pruning alone, NNCF; same data, same steps.
 
     python benchmarks/compression.py --model file.py:factory --weights w.safetensors \\
-        --train train.parquet --test test.parquet --preprocess 'scale=1/255 ...' [--time]
+        --train train.parquet --test test.parquet --preprocess 'scale=1/255 ...' \\
+        [--time onnx,openvino,tflite] [--keep FOLDER]
 
 Each row starts from the same weights, aims at the same share of MACs (NNCF's pruning zeroes single
 weights, so its MACs stay), and trains for the same number of steps on the same batches in the same
-order. Prints a table in Markdown; --time adds the latency in ONNX Runtime against the original, by
-the protocol of `compare`, for a machine that does nothing else.
+order. Prints a table in Markdown; --time adds the latency in those formats against the original, by
+the protocol of `compare`, for a machine that does nothing else. FOLDER keeps the trained models and
+their scores, so that a second call only measures latency.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compression_speed import exported, of_folder, scores
 
 from lepton_edge import accuracy, inspection, latency, sources
 from lepton_edge.compress import Form, Prune, Training, _data, _train
+from lepton_edge.compress._form import MODEL
 from lepton_edge.compress._objectives import Task
 from lepton_edge.compress.prune import example, measured
-from lepton_edge.conversion import convert
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.preprocess import Preprocess
 from lepton_edge.samples import Samples, limit, open_samples
@@ -124,7 +127,9 @@ def main() -> int:
     parser.add_argument("--augment", default="")
     parser.add_argument("--limit", type=int, help="only so many training and test samples")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--time", action="store_true", help="measure ONNX Runtime's latency too")
+    parser.add_argument("--time", default="", help="formats to be timed in: onnx,openvino,tflite")
+    parser.add_argument("--window", default="quick", help="quick, official, or RUNS,SECONDS")
+    parser.add_argument("--keep", type=Path, help="where trained models are kept and looked for")
     options = parser.parse_args()
 
     preprocess = Preprocess.parse(options.preprocess) if options.preprocess else None
@@ -137,19 +142,26 @@ def main() -> int:
         Training(steps=options.steps, batch=options.batch, lr=options.lr, seed=options.seed),
         augment=tuple(filter(None, options.augment.split(","))),
     )
-    baseline = accuracy.score(source, test)
+    formats = tuple(filter(None, options.time.split(",")))
     before = inspection.inspect(source)
     model = sources.load(source)
-    time_head = " p50 / original in ONNX Runtime |" if options.time else ""
+    time_head = "".join(f" times as fast, {format} |" for format in formats)
     print(f"| | MACs | parameters | zeros | top-1 | drop [95 %] |{time_head}")
-    print("|---|---|---|---|---|---|" + ("---|" if options.time else ""))
+    print("|---|---|---|---|---|---|" + "---|" * len(formats))
     whole = f"{before['macs']:,} | {before['parameters']:,} | 0.0 %"
-    print(f"| original | {whole} | {100 * baseline.score.mean():.2f} % | |")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        baseline = scores(source, "original", test, folder)
+        print(
+            f"| original | {whole} | {100 * baseline.score.mean():.2f} % | |{' |' * len(formats)}"
+        )
         for index, (name, make) in enumerate(ROWS.items()):
-            made = make(model, train, options.ratio, how, Path(folder, f"row{index}"))
+            place = folder / f"row{index}"
+            if not (place / MODEL).exists():
+                make(model, train, options.ratio, how, place)
+            made = of_folder(place)
             counts = inspection.inspect(made)
-            found = accuracy.judge(accuracy.score(made, test), baseline)
+            found = accuracy.judge(scores(made, place.name, test, folder), baseline)
             assert found.drop is not None
             assert found.drop_interval is not None
             low, high = found.drop_interval
@@ -160,8 +172,14 @@ def main() -> int:
                 f"{100 * found.value:.2f} %",
                 f"{100 * found.drop:+.2f} pt [{100 * low:+.2f}, {100 * high:+.2f}]",
             ]
-            if options.time:
-                cells.append(_ratio(source, made, Path(folder, f"time{index}")))
+            for format in formats:
+                pair = [
+                    exported(each, stem, format, folder).folder
+                    for each, stem in ((source, "original"), (made, place.name))
+                ]
+                times = latency.compare(*pair, window=options.window, threads=1)
+                low, high = (1 / each for each in reversed(times.interval))
+                cells.append(f"{1 / times.ratio:.2f} [{low:.2f}, {high:.2f}] {times.verdict}")
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print(f"\nn = {len(test):,} test samples, {options.steps} steps of {options.batch}, seed"
           f" {options.seed}, {len(train):,} training samples")  # fmt: skip
@@ -171,16 +189,6 @@ def main() -> int:
 def _zeros(source: ModelSource) -> float:
     weights = [each for each in sources.load(source).native.parameters() if each.ndim > 1]
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-
-
-def _ratio(before: ModelSource, after: ModelSource, folder: Path) -> str:
-    pair = [
-        convert(each, to="onnx", output=folder / name).folder
-        for name, each in (("before", before), ("after", after))
-    ]
-    found = latency.compare(*pair)
-    low, high = found.interval
-    return f"{found.ratio:.3f} [{low:.3f}, {high:.3f}] {found.verdict}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 from lepton_edge import errors, jobs, latency
 from lepton_edge.conversion import convert
 from lepton_edge.model import ModelSource
+from lepton_edge.remote import Address
 
 TRIALS = 5
 MOST = 0.95  # of the MACs
@@ -23,12 +24,13 @@ def ratio_for(
     *,
     window: str,
     threads: int | None,
+    on: str | None = None,
 ) -> dict[str, Any]:
     """The least share of MACs to remove so that p50 in `format`, float32, falls by `share`.
 
     Each trial prunes without training (weights do not change the time of dense kernels), converts
-    and measures on this machine. Returns `ratio`, the p50 before in ms, and every trial. Raises
-    `CannotConvert` where no trial is fast enough, with the fastest.
+    and measures, on the device at the address `on` or this machine. Returns `ratio`, the p50 before
+    in ms, and every trial. Raises `CannotConvert` where no trial is fast enough, with the fastest.
     """
     if not 0 < share < 1:
         raise errors.UsageError(
@@ -41,7 +43,7 @@ def ratio_for(
 
         def p50(model: ModelSource, name: str) -> float:
             made = convert(model, to=format, output=folder / name)
-            found = latency.benchmark(made.folder, window=window, threads=threads)
+            found = latency.benchmark(made.folder, window=window, threads=threads, on=on)
             return found.latency.p50_ms
 
         before = p50(source, "before")
@@ -70,4 +72,7 @@ def ratio_for(
             f" of {len(trials)} trials takes {fastest:.3g} ms, the model {before:.3g} ms.",
             next="Ask for less, or distil into a smaller student.",
         )
-    return {"ratio": best, "format": format, "before_p50_ms": before, "trials": trials}
+    return {
+        "ratio": best, "format": format, "on": on and str(Address.parse(on)),
+        "before_p50_ms": before, "trials": trials,
+    }  # fmt: skip

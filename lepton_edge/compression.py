@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, so
 from lepton_edge._latency_budget import ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
+from lepton_edge.compress._form import MODEL, RECORD
 from lepton_edge.compress._training import training_folder
 from lepton_edge.conversion import convert, refuse_to_overwrite
 from lepton_edge.jobs import compress as job
@@ -23,6 +25,7 @@ from lepton_edge.samples import Samples, open_samples, refuse_shared
 Data = Samples | str | Path
 PROGRESS = "progress.jsonl"
 SIZES = ("parameters", "macs", "size_bytes")
+ON_WITHOUT_TO = "On a device, only what was exported to a format can be timed."
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Compressed:
     """What a pass made: `source` opens it; `before` and `after` have parameters, MACs and bytes.
 
     `accuracy` is of the result, its drop paired with the model before; `latency` compares both,
-    by format, on this machine. `status` is PASS, the accuracy's verdict where a budget was given,
-    or SLOWER where a format that was asked for did not get faster.
+    by format, where they were timed. `status` is PASS, the accuracy's verdict where a budget was
+    given, or SLOWER where a format that was asked for did not get faster.
     """
 
     source: ModelSource
@@ -64,7 +67,7 @@ def prune(source: ModelSource | str, output: str | Path, **given: Any) -> Compre
     """Removes channels of a PyTorch model; `options` are those of `compress.Prune`.
 
     With the option cost=latency, `ratio` is the share of the median latency in the first format of
-    `to`, on this machine: the share of MACs is then found by measuring.
+    `to`, on the device `on` or this machine: the share of MACs is then found by measuring.
     """
     return compress("prune", source, output, **given)
 
@@ -81,12 +84,18 @@ def finetune(source: ModelSource | str, output: str | Path, **given: Any) -> Com
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 artefact whose integers were trained; `record` has the layer-by-layer check."""
+    """An int8 artefact whose integers were trained; `record` has the layer-by-layer check.
+
+    `before` has the source's parameters, MACs and bytes. `latency` compares the artefact with the
+    source in float32 in the same format, where it was asked for; `status` is as in `Compressed`.
+    """
 
     artifact: Artifact
     status: str
     record: Mapping[str, Any]
+    before: Mapping[str, Any]
     accuracy: Accuracy | None
+    latency: Mapping[str, Comparison]
 
     @property
     def exit_code(self) -> int:
@@ -98,7 +107,9 @@ class Quantized:
             "status": self.status,
             "exit_code": self.exit_code,
             "artifact": self.artifact.describe(),
+            "before": dict(self.before),
             "accuracy": self.accuracy.as_dict() if self.accuracy else None,
+            "latency": {name: each.as_dict() for name, each in self.latency.items()},
             "pass": dict(self.record),
         }
 
@@ -116,6 +127,10 @@ def finetune_int8(
     max_drop: str | None = None,
     preprocess: Preprocess | None = None,
     batch: int | None = 1,
+    to: tuple[str, ...] = (),
+    window: str = "quick",
+    threads: int | None = None,
+    on: str | None = None,
     work: str | Path | None = None,
     resume: bool = False,
     time_limit_s: float = 7 * 86400.0,
@@ -125,13 +140,17 @@ def finetune_int8(
 
     `options` are those of `compress.quantize.QuantizedTraining`. Ranges of activations come from
     `calib`, else from some of the training samples. The source may be of any framework that
-    converts to ONNX. `batch` is fixed in the file, None leaves it free. The rest as for `compress`.
+    converts to ONNX. `batch` is fixed in the file, None leaves it free. `to` is ("onnx",) to time
+    the artefact beside its source. The rest as for `compress`.
     """
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
     work = training_folder(output, work)
-    job.build("quantize", options or {}, training or {})
-    sources.framework_of(source)
+    check("quantize", source, options or {}, training or {})
+    if set(to) - {"onnx"}:
+        raise errors.UsageError("Trained integers are in ONNX.", next="Time them with --to onnx.")
+    if on is not None and not to:
+        raise errors.UsageError(ON_WITHOUT_TO, next="Give --to onnx.")
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
     samples = open_samples(train, preprocess=preprocess)
@@ -139,7 +158,7 @@ def finetune_int8(
     ranges = None if calib is None else open_samples(calib, preprocess=preprocess)
     for each in (samples, ranges):
         if held is not None and each is not None:
-            _refuse_shared(each, held)
+            refuse_trained(each, held)
     refuse_to_overwrite(output, source)
     with replacing(output) as temporary:
         temporary.mkdir()
@@ -163,8 +182,15 @@ def finetune_int8(
     found = None
     if held is not None:
         found = accuracy.evaluate(artifact, held, metric=metric, baseline=source, max_drop=max_drop)
-    status = found.status if found is not None and found.status else "PASS"
-    return Quantized(artifact, status, done["record"], found)
+    times: dict[str, Comparison] = {}
+    if to:
+        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+            plain = convert(source, to="onnx", output=Path(folder, "p"), preprocess=preprocess)
+            times["onnx"] = latency.compare(
+                plain.folder, output, window=window, threads=threads, on=on
+            )
+    before = _sizes(inspection.inspect(source))
+    return Quantized(artifact, _status(found, times), done["record"], before, found, times)
 
 
 def compress(
@@ -182,6 +208,7 @@ def compress(
     to: tuple[str, ...] = (),
     window: str = "quick",
     threads: int | None = None,
+    on: str | None = None,
     work: str | Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -192,36 +219,37 @@ def compress(
 
     `train` are training samples, which must share none with `data`, the evaluation samples;
     `training` are options of `compress.Training`. `to` names formats in which both models are
-    timed (in `window`, see `benchmark`). `work` keeps the checkpoint and the TensorBoard events
-    (default: OUTPUT.training); `resume` goes on after a run that was killed. Raises `UsageError`
-    for shared samples; on any error nothing stands at `output` that was not there before.
+    timed (in `window`, see `benchmark`), on the device at the address `on` or here. `work` keeps
+    the checkpoint and the TensorBoard events (default: OUTPUT.training); `resume` goes on after a
+    run that was killed. Raises `UsageError` for shared samples; on any error nothing stands at
+    `output` that was not there before.
     """
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
     work = training_folder(output, work)
     chosen = dict(options or {})
     timed = name == "prune" and chosen.get("cost") == "latency"
-    if timed:
-        chosen["cost"] = "macs"
-        if not to:
-            raise errors.UsageError(
-                "A latency is that of a format.", next="Give --to onnx, openvino or tflite."
-            )
-    _check(name, source, chosen, training or {})
+    if timed and not to:
+        raise errors.UsageError(
+            "A latency is that of a format.", next="Give --to onnx, openvino or tflite."
+        )
+    check(name, source, chosen, training or {})
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
+    if on is not None and not to:
+        raise errors.UsageError(ON_WITHOUT_TO, next="Give --to onnx, openvino or tflite.")
     if processes < 1:
         raise errors.UsageError(f"Training cannot run in {processes} processes.")
     samples = None if train is None else open_samples(train, preprocess=preprocess)
     held = None if data is None else open_samples(data, preprocess=preprocess)
     if samples is not None and held is not None:
-        _refuse_shared(samples, held)
+        refuse_trained(samples, held)
     limits: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
-    before = inspection.inspect(source)
     budget = None
     if timed:
         share = float(chosen["ratio"])
-        budget = ratio_for(source, chosen, share, to[0], window=window, threads=threads)
+        chosen["cost"] = "macs"
+        budget = ratio_for(source, chosen, share, to[0], window=window, threads=threads, on=on)
         chosen["ratio"] = budget["ratio"]
     with followed(work, PROGRESS):
         done = jobs.call(
@@ -237,38 +265,81 @@ def compress(
             processes=processes,
             **limits,
         )
-    made = ModelSource.from_dict(done["source"])
-    after = inspection.inspect(made)
+    record = done["record"] if budget is None else {**done["record"], "latency_budget": budget}
+    made = made_by(source, ModelSource.from_dict(done["source"]), record)
+    return measured(
+        made, source, data=held, metric=metric, max_drop=max_drop, preprocess=preprocess,
+        to=to, window=window, threads=threads, on=on,
+    )  # fmt: skip
+
+
+def made_by(before: ModelSource, made: ModelSource, record: Mapping[str, Any]) -> Compressed:
+    """What a pass wrote, with the sizes of both and nothing measured."""
+    sizes, smaller = (_sizes(inspection.inspect(each)) for each in (before, made))
+    return Compressed(made, "PASS", record, sizes, smaller, None, {})
+
+
+def written_at(folder: Path, before: ModelSource) -> Compressed | None:
+    """As `made_by`, of a pass on `before` that wrote `folder` in a run that was killed later."""
+    record = folder / RECORD
+    if not record.exists():
+        return None
+    weights = str(folder / f"{folder.name}.safetensors")
+    made = ModelSource(f"{folder / MODEL}:factory", weights, before.inputs)
+    return made_by(before, made, json.loads(record.read_text())["steps"][-1])
+
+
+def measured(
+    done: Compressed,
+    before: ModelSource,
+    *,
+    data: Samples | None,
+    metric: str = "top1",
+    max_drop: str | None = None,
+    preprocess: Preprocess | None = None,
+    to: tuple[str, ...] = (),
+    window: str = "quick",
+    threads: int | None = None,
+    on: str | None = None,
+) -> Compressed:
+    """`done` with its accuracy and its latency beside those of `before`; see `compress`."""
     found = None
-    if held is not None:
+    if data is not None:
         found = accuracy.evaluate(
-            made, held, metric=metric, baseline=source, max_drop=max_drop, threads=threads
+            done.source, data, metric=metric, baseline=before, max_drop=max_drop, threads=threads
         )
     times = {
-        format: _times(source, made, format, window=window, threads=threads, preprocess=preprocess)
+        format: _times(
+            before, done.source, format, window=window, threads=threads, on=on,
+            preprocess=preprocess,
+        )
         for format in to
-    }
+    }  # fmt: skip
+    return replace(done, status=_status(found, times), accuracy=found, latency=times)
+
+
+def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in SIZES}
+
+
+def _status(found: Accuracy | None, times: Mapping[str, Comparison]) -> str:
     status = found.status if found is not None and found.status else "PASS"
     if status == "PASS" and any(each.verdict != "faster" for each in times.values()):
-        status = "SLOWER"
-    return Compressed(
-        made,
-        status,
-        done["record"] if budget is None else {**done["record"], "latency_budget": budget},
-        {key: before[key] for key in SIZES},
-        {key: after[key] for key in SIZES},
-        found,
-        times,
-    )
+        return "SLOWER"
+    return status
 
 
-def _check(
+def check(
     name: str, source: ModelSource, options: Mapping[str, Any], training: Mapping[str, Any]
 ) -> None:
-    """What is wrong with the request is said before anything is loaded."""
-    job.build(name, options, training)
+    """What is wrong with the request is said before anything is loaded.
+
+    `name` is a pass of `lepton_edge.compress`; `quantize` takes a source of any framework.
+    """
+    plain = {**options, "cost": "macs"} if options.get("cost") == "latency" else options
+    job.build(name, plain, training)
     framework = sources.framework_of(source)
-    if framework != "torch":
+    if framework != "torch" and name != "quantize":
         raise errors.CannotConvert(
             f"{source.path!r} ({framework}) cannot be compressed: pruning and training change a"
             " PyTorch module.",
@@ -276,7 +347,8 @@ def _check(
         )
 
 
-def _refuse_shared(train: Samples, data: Samples) -> None:
+def refuse_trained(train: Samples, data: Samples) -> None:
+    """`UsageError` where evaluation data hold a sample that is trained on, by content."""
     refuse_shared(train, data, "Training", next="Train on samples that no evaluation sees.")
 
 
@@ -287,6 +359,7 @@ def _times(
     *,
     window: str,
     threads: int | None,
+    on: str | None,
     preprocess: Preprocess | None,
 ) -> Comparison:
     """Both models in that format, float32, timed in turns."""
@@ -296,4 +369,4 @@ def _times(
             pair.append(
                 convert(each, to=format, output=Path(folder, name), preprocess=preprocess).folder
             )
-        return latency.compare(*pair, window=window, threads=threads)
+        return latency.compare(*pair, window=window, threads=threads, on=on)

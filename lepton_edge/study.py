@@ -43,6 +43,8 @@ class Case:
     precision: str
     preprocess: Preprocess | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Measured:
     benchmark: latency.Benchmark | None = None
     is_baseline: bool = False
     on: str | None = None  # the device's address, where it runs on one
+    device: str = "cpu"  # where the runtime computes
 
     def samples(self, data: Data) -> Samples:
         """The data as this subject's own preprocessing gives it."""
@@ -80,7 +83,7 @@ def convert_all(
     cases: Sequence[Case],
     folder: Path,
     *,
-    calib: Data,
+    calib: Data | None,
     data: Data,
     classes: Sequence[str] = (),
     say: Say,
@@ -88,7 +91,9 @@ def convert_all(
     """Converts each case into a folder of its own; a failure is a row, never a failed run."""
 
     def one(case: Case) -> Measured:
-        found = Measured(case.name, case.framework, case.format, case.precision)
+        found = Measured(
+            case.name, case.framework, case.format, case.precision, on=case.on, device=case.device
+        )
         try:
             artifact = conversion.convert(
                 case.source,
@@ -99,6 +104,7 @@ def convert_all(
                 data=data,
                 preprocess=case.preprocess,
                 options=case.options,
+                device=case.device,
                 classes=classes,
             )
         except errors.EdgeError as error:
@@ -131,6 +137,7 @@ def score_all(
                 found.samples(data),
                 metric=metric,
                 output=output,
+                device=found.device,
                 threads=threads,
                 on=found.on,
             )
@@ -164,6 +171,7 @@ def time_all(
                 found.artifact,
                 window=window,
                 data=found.samples(data),
+                device=found.device,
                 threads=threads,
                 on=found.on,
             )
@@ -197,11 +205,10 @@ def _two_at_a_time(one: Callable[[T], R], items: Sequence[T]) -> list[R]:
 def rows(subjects: Sequence[Measured], *, max_drop: str | None) -> list[Row]:
     """A row a subject, with the verdicts that need the others: drop and SLOWER."""
     baseline = next((found.scores for found in subjects if found.is_baseline), None)
-    floats = {
-        (found.framework, found.format): found.benchmark
-        for found in subjects
-        if found.precision == "fp32" and found.benchmark is not None
-    }
+    floats: dict[tuple[str, str], latency.Benchmark] = {}
+    for found in subjects:  # the first is the original, where there are several
+        if found.precision == "fp32" and found.benchmark is not None:
+            floats.setdefault((found.framework, found.format), found.benchmark)
     classes = _classes(subjects)
     named = [
         replace(found, scores=replace(found.scores, classes=classes)) if found.scores else found
@@ -277,7 +284,7 @@ def _verdict(
     timed = found.benchmark.latency if found.benchmark is not None else None
     if timed is not None and timed.unstable:
         return "UNSTABLE", "; ".join(timed.unstable)
-    if timed is not None and in_float is not None and found.precision != "fp32":
+    if timed is not None and in_float is not None and found.benchmark is not in_float:
         limit = in_float.latency.p50_interval_ms[1] * (1 + MARGIN)
         if timed.p50_interval_ms[0] > limit:
             steps = found.artifact.steps if found.artifact is not None else ()

@@ -141,6 +141,22 @@ def linear() -> nn.Module:
     return _ready(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
 
 
+class _Views(nn.Module):
+    """Its forward calls view, which needs images whose channels come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(1024, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.head(self.conv(image).view(-1, 1024))
+        return result
+
+
+def views() -> nn.Module:
+    return _ready(_Views())
+
+
 def samples(path: Path, n: int = 256, seed: int = 0, labels: bool = True) -> Path:
     """Writes `n` samples to the .npz at `path`."""
     rng = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ class Residual(nn.Module):
 class Teacher(nn.Module):
     """A stem of stride 1 and three residual blocks of 1x, 2x and 4x `channels`."""
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self, channels: int = 48) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()

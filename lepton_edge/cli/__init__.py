@@ -27,6 +27,7 @@ def _app() -> typer.Typer:
         finetune,
         inspect,
         prune,
+        recipe,
         report,
         verify,
     )
@@ -47,6 +48,7 @@ def _app() -> typer.Typer:
     )
     for verb in verbs:
         app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+    app.command(name="run")(recipe.command)  # `run` here is the function below
     return app
 
 

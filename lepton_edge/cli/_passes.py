@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +22,8 @@ TrainingTexts = Annotated[
         "--training",
         help="key=value of the training: epochs, steps, batch, optimizer (sgd, adam, adamw), lr,"
         " momentum, weight_decay, schedule (cosine, constant), warmup, label_smoothing, clip,"
-        " augment (flip,crop), holdout, patience, precision (fp32, bf16), seed, checkpoint_steps,"
-        " log_steps. Repeatable.",
+        " augment (flip,crop), holdout, patience, precision (fp32, bf16), channels_last, seed,"
+        " checkpoint_steps, log_steps. Repeatable.",
     ),
 ]
 MaxDrop = Annotated[
@@ -65,6 +66,7 @@ class Request:
     to: str | None
     window: str
     threads: int | None
+    on: str | None
     work: Path | None
     resume: bool
     processes: int
@@ -90,6 +92,7 @@ class Request:
             to=tuple(common.split(self.to or "")),
             window=self.window,
             threads=self.threads,
+            on=self.on,
             work=self.work,
             resume=self.resume,
             processes=self.processes,
@@ -97,13 +100,14 @@ class Request:
             memory_limit_mb=self.memory_limit,
         )
         document = done.as_dict()
-        return common.emit(document, json, lambda: _text(document))
+        return common.emit(document, json, lambda: compressed_text(document))
 
 
 TIME_LIMIT = 7 * 86400.0
 
 
-def _text(document: dict[str, Any]) -> str:
+def compressed_text(document: dict[str, Any]) -> str:
+    """What the verbs print of a model that a pass wrote."""
     source, before, after = (document[key] for key in ("source", "before", "after"))
     lines = [f"{document['status']}: {source['path']} --weights {source['weights']}"]
     for key, name in (("parameters", "parameters"), ("macs", "MACs"), ("size_bytes", "bytes")):
@@ -113,15 +117,22 @@ def _text(document: dict[str, Any]) -> str:
                 f" (x{after[key] / before[key]:.3f})"
             )
     lines += _what_was_done(document["pass"])
-    lines += _accuracy(document["accuracy"])
-    for format, each in document["latency"].items():
+    lines += [*_accuracy(document["accuracy"]), *_latency(document["latency"], "fp32")]
+    return "\n".join(lines)
+
+
+def _latency(found: dict[str, Any], precision: str) -> list[str]:
+    """One line a format: faster, slower or no gain, with the medians of all runs."""
+    lines = []
+    for format, each in found.items():
         low, high = each["interval"]
         verdict = "no gain" if each["verdict"] == "tie" else each["verdict"]
+        before, after = (statistics.median(each[f"{side}_p50_ms"]) for side in "ab")
         lines.append(
-            f"  {format} fp32: {verdict}, p50 after / before = {each['ratio']:.3f}"
-            f" [{low:.3f}, {high:.3f}]"
+            f"  {format} {precision}: {verdict}, p50 {before:.3g} -> {after:.3g} ms,"
+            f" after / before = {each['ratio']:.3f} [{low:.3f}, {high:.3f}]"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _accuracy(found: dict[str, Any] | None) -> list[str]:
@@ -129,11 +140,13 @@ def _accuracy(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     low, high = found["drop_interval"]
+    worst, best = found["interval"]
     rate = 100 if found["metric"] in ("top1", "top5") else 1
     before = found["value"] + (found["drop"] if found["higher_is_better"] else -found["drop"])
     unit = " points" if rate == 100 else ""
     return [
-        f"  {found['metric']}: {rate * before:.4g} -> {rate * found['value']:.4g},"
+        f"  {found['metric']}: {rate * before:.4g} -> {rate * found['value']:.4g}"
+        f" [{rate * worst:.4g}, {rate * best:.4g}],"
         f" drop {rate * found['drop']:.3g}{unit} [{rate * low:.3g}, {rate * high:.3g}],"
         f" n={found['n']:,}, paired"
     ]
@@ -142,15 +155,19 @@ def _accuracy(found: dict[str, Any] | None) -> list[str]:
 def quantized_text(document: dict[str, Any]) -> str:
     """What `finetune --precision int8` prints."""
     artifact, record = document["artifact"], document["pass"]
-    equal = record["equal"]
+    equal, before = record["equal"], document["before"]["size_bytes"]
     return "\n".join(
         [
-            f"{document['status']}: {artifact['path']} ({artifact['size_bytes']:,} bytes)",
+            f"{document['status']}: {artifact['path']} ({artifact['size_bytes']:,} bytes,"
+            f" x{artifact['size_bytes'] / before:.3f})"
+            if before
+            else f"{document['status']}: {artifact['path']} ({artifact['size_bytes']:,} bytes)",
             f"  integers written are those trained: {equal['weights']} weights and"
             f" {equal['biases']} biases equal; {100 * equal['activations_equal']:.3f} % of the"
             f" activations of {len(equal['activations'])} tensors",
             *_what_was_done(record),
             *_accuracy(document["accuracy"]),
+            *_latency(document["latency"], "int8 against fp32"),
         ]
     )
 

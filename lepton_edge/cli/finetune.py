@@ -41,6 +41,8 @@ def command(
     to: passes.To = None,
     window: passes.Window = "quick",
     threads: common.Threads = None,
+    on: common.On = None,
+    wait: common.Wait = False,
     work: passes.Work = None,
     resume: passes.Resume = False,
     processes: passes.Processes = 1,
@@ -67,8 +69,8 @@ def command(
     else:
         if train is None:
             raise errors.UsageError("Fine-tuning needs training samples.", next="Give --train.")
-        if to is not None or processes > 1:
-            raise errors.UsageError("--to and --processes are for --precision fp32.")
+        if processes > 1:
+            raise errors.UsageError("--processes are for --precision fp32.")
         from lepton_edge import compression
 
         chosen |= {
@@ -87,6 +89,10 @@ def command(
             metric=metric,
             max_drop=max_drop,
             preprocess=common.preprocess(preprocess),
+            to=tuple(common.split(to or "")),
+            window=window,
+            threads=threads,
+            on=common.address(on, wait),
             work=work,
             resume=resume,
             time_limit_s=time_limit,
@@ -110,6 +116,7 @@ def command(
         to,
         window,
         threads,
+        common.address(on, wait),
         work,
         resume,
         processes,

@@ -96,6 +96,8 @@ class _Run:
         self.key = hashlib.sha256(f"{key}\0{data.key}\0{settings}".encode()).hexdigest()
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
+        if training.channels_last:
+            _laid_out(module, torch.channels_last)
         self.module, self.plain = module, _Whole(module, objective)
         # Told so, it forms a group of processes on CPUs too.
         self.accelerator: Any = accelerate.Accelerator(cpu=not torch.accelerator.is_available())
@@ -126,6 +128,11 @@ class _Run:
                     f"Training ran out of memory with batches of {self.batch}.",
                     next="Give a smaller batch, or bf16.",
                 ) from None
+            if self.training.channels_last and "view size is not compatible" in str(error):
+                raise errors.UsageError(
+                    "The model's forward calls view on images, which channels_last does not allow.",
+                    next="Call reshape there, or train without channels_last.",
+                ) from None
             raise
         finally:
             if first:
@@ -133,6 +140,7 @@ class _Run:
         if self.best is not None:
             self.module.load_state_dict(self.best)
         self.module.cpu().eval()
+        _laid_out(self.module, torch.contiguous_format)
         self.accelerator.free_memory()
         if first:
             (self.work / _checkpoint.NAME).unlink(missing_ok=True)
@@ -200,6 +208,11 @@ class _Run:
         generator = torch.Generator().manual_seed(seed)
         if training.augment:
             inputs = tuple(training.augmented(each, generator) for each in inputs)
+        if training.channels_last:
+            inputs = tuple(
+                each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each
+                for each in inputs
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = training.lr * training.rate(step, self.total)
         self.wrapped.train()
@@ -322,6 +335,11 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: tuple[Tensor, ...], labels: Any) -> Any:
         return self.objective(self.trained, inputs, labels)
+
+
+def _laid_out(module: nn.Module, form: torch.memory_format) -> None:
+    """Its kernels of four dimensions in that form, in place."""
+    module.to(memory_format=form)  # type: ignore[call-overload]
 
 
 def _accelerate() -> Any:

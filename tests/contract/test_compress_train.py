@@ -226,6 +226,22 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
         Training(**wrong)
 
 
+def test_channels_last_trains_to_the_same_weights(tmp_path: Path, data: Samples) -> None:
+    how: dict[str, Any] = {"epochs": 2, "batch": 32, "lr": 0.05}
+    one = Finetune(training=Training(**how))(model("plain"), data, out=tmp_path / "one")
+    two = Finetune(training=Training(**how, channels_last=True))(
+        model("plain"), data, out=tmp_path / "two"
+    )
+    for name, value in weights(one).items():
+        # The same sums in another order.
+        assert torch.allclose(value, weights(two)[name], atol=1e-4), name
+    assert all(value.is_contiguous() for value in weights(two).values())
+    with pytest.raises(errors.UsageError, match="calls view on images"):
+        Finetune(training=Training(**how, channels_last=True))(
+            model("views"), data, out=tmp_path / "three"
+        )
+
+
 def test_bf16_trains(tmp_path: Path, data: Samples) -> None:
     how = Training(epochs=3, batch=32, lr=0.05, precision="bf16")
     Finetune(training=how)(model(), data, out=tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,19 @@ def test_the_examples_commands_run(tmp_path: Path) -> None:
     assert preprocess is not None
     found = [line for line in commands(EXAMPLE / "README.md") if line.startswith("lepton-edge")]
     assert len(found) >= 5
+    shutil.copy(EXAMPLE / "net.py", tmp_path)
+    recipe = re.sub(
+        r"(?m)^(steps|epochs) = .*$", "steps = 2", (EXAMPLE / "recipe.toml").read_text()
+    )
+    recipe = re.sub(r'\[\[targets\]\]\nto = "(openvino|tflite)"\n', "", recipe)
+    (tmp_path / "recipe.toml").write_text(f'{recipe}window = "5,0"\n')
     for line in found:
         line = line.replace("$CIFAR", str(tmp_path)).replace("$PRE", preprocess[1])
         words = shlex.split(line)
         words = [re.sub(r"^(steps|epochs)=\d+$", "steps=2", word) for word in words]
-        words = [re.sub(r"^net\.py", str(EXAMPLE / "net.py"), word) for word in words]
-        if words[1] in ("finetune", "distil"):  # two evaluations fewer; pruning keeps its own
+        if (
+            words[1] in ("finetune", "distil") and "--data" in words
+        ):  # two evaluations fewer; pruning keeps its own
             place = words.index("--data")
             del words[place : place + 2]
         done = subprocess.run(
@@ -74,7 +82,8 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "compression.py",
          "--model", f"{compress_nets.__file__}:named", "--train", tmp_path / "train.npz",
-         "--test", tmp_path / "test.npz", "--steps", "2", "--batch", "32"],
+         "--test", tmp_path / "test.npz", "--steps", "2", "--batch", "32",
+         "--keep", tmp_path / "kept"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -82,3 +91,12 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     assert [row.split("|")[1].strip() for row in rows] == [
         "", "original", "lepton-edge", "Torch-Pruning alone", "NNCF, unstructured",
     ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "compression_speed.py",
+         tmp_path / "kept" / "row0", tmp_path / "kept" / "row1", "--to", "onnx",
+         "--test", tmp_path / "test.npz", "--window", "5,0", "--keep", tmp_path / "kept"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("| row1 ")]
+    assert re.search(r"\| onnx fp32 \| [\d,]+ \(x0\.\d+\) \|.* -> .*(faster|slower|tie)", row), row
