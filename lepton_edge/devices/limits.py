@@ -55,7 +55,7 @@ def predict(model: Described, profile: Profile) -> dict[str, Any]:
     look = _INSPECT_ONNX if profile.kind == "gpu" else _INSPECT_TFLITE
     for why, names in unknown.items():
         what = ", ".join(dict.fromkeys(name for name, _ in names))
-        limits.append(_limit(what, f"not known: {why}", None if model.is_stuck else look))
+        limits.append(_limit(what, f"Not known: {why}", None if model.is_stuck else look))
     limits += _of_formats(model, profile)
     limits += _KINDS[profile.kind](model, profile, counted)
     limits += _of_memory(model, profile)
@@ -95,7 +95,7 @@ def _of_formats(model: Described, profile: Profile) -> list[dict[str, Any]]:
         if reason is not None:
             found.setdefault((format, reason), []).append(precision)
     limits = [
-        _limit(f"{format} {', '.join(precisions)}", reason)
+        _limit(f"{format} {', '.join(precisions)}", f"Not made from it: {reason}")
         for (format, reason), precisions in found.items()
     ]
     if model.is_stuck:
@@ -103,7 +103,7 @@ def _of_formats(model: Described, profile: Profile) -> list[dict[str, Any]]:
         limits.append(
             _limit(
                 "format",
-                f"{profile.name} runs {names}, and none can be made from this {model.framework}"
+                f"The device runs {names}, and none can be made from this {model.framework}"
                 " model here",
                 "Give the model that it was made from.",
             )
@@ -120,7 +120,7 @@ def _of_edgetpu(
             limits.append(
                 _limit(
                     "batch",
-                    f"{spec} has a batch of {spec.shape[0]}, and only the three innermost"
+                    f"The input {spec} has a batch of {spec.shape[0]}, and only the three innermost"
                     " dimensions may be over 1",
                     "Give the model with a batch of 1, or one of any size.",
                 )
@@ -129,7 +129,7 @@ def _of_edgetpu(
         limits.append(
             _limit(
                 "segment",
-                "the compiler makes one segment: all that needs the result of an operator on the"
+                "The compiler makes one segment: all that needs the result of an operator on the"
                 " CPU runs there too",
                 "Replace or move to the end what is not mapped.",
             )
@@ -138,7 +138,7 @@ def _of_edgetpu(
         limits.append(
             _limit(
                 name,
-                "the Edge TPU maps TFLite's LSTM from runtime 14, and TFLite has no GRU: cells that"
+                "The Edge TPU maps TFLite's LSTM from runtime 14, and TFLite has no GRU: cells that"
                 " are unrolled are mapped operator by operator, a loop makes the compiler refuse"
                 " the file",
                 _INSPECT_TFLITE,
@@ -157,7 +157,7 @@ def _of_edgetpu(
 
 
 def _of_mcu(model: Described, profile: Profile, counted: Mapping[str, int]) -> list[dict[str, Any]]:
-    return _of_shapes(model, "the arena of TensorFlow Lite Micro is planned for fixed shapes")
+    return [*_of_shapes(model, "the arena of TensorFlow Lite Micro is planned for fixed shapes")]
 
 
 def _of_gpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def _of_gpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
         limits.append(
             _limit(
                 "tensorrt",
-                f"its last TensorRT is {profile.stacks[-1].tensorrt}, and operators are known here"
+                f"Its last TensorRT is {profile.stacks[-1].tensorrt}, and operators are known here"
                 " from the matrix of 8.4",
                 "Engines are built on the device, and its parser has the last word.",
             )
@@ -175,7 +175,7 @@ def _of_gpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
     cells = model.has(_RECURRENT)
     if cells and _runs(profile, "int8"):
         limits.append(
-            _limit(", ".join(cells), "in int8 the cells stay float: TensorRT has no int8 ones")
+            _limit(", ".join(cells), "In int8 the cells stay float: TensorRT has no int8 ones")
         )
     if profile.facts.dla_cores is not None:
         limits += _of_shapes(model, "the DLA takes no dynamic shapes")
@@ -190,7 +190,7 @@ def _of_cpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
         limits.append(
             _limit(
                 ", ".join(cells),
-                f"in int8 the cells stay float in {' and '.join(floats)}; TFLite has them in int8",
+                f"In int8 the cells stay float in {' and '.join(floats)}; TFLite has them in int8",
                 "Choose --to tflite for int8 cells." if "tflite" in formats else None,
             )
         )
@@ -199,7 +199,7 @@ def _of_cpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
         limits.append(
             _limit(
                 ", ".join(convolutions),
-                "int8-dynamic is slower than float there: ONNX Runtime has no fast kernel for"
+                "In int8-dynamic they are slower than in float: ONNX Runtime has no fast kernel for"
                 " dynamic convolutions",
                 "Use int8 with --calib.",
             )
@@ -215,7 +215,7 @@ def _of_shapes(model: Described, why: str) -> Iterable[dict[str, Any]]:
         if None in spec.shape[1:]:
             yield _limit(
                 "shapes",
-                f"{spec} has free dimensions, and {why}",
+                f"The input {spec} has free dimensions, and {why}",
                 f"Fix them: --input {spec.name}=...",
             )
 
@@ -233,7 +233,7 @@ def _of_memory(model: Described, profile: Profile) -> list[dict[str, Any]]:
         return [
             _limit(
                 "memory",
-                f"not known: the profile of {profile.name} has no memory; the parameters alone are"
+                f"Not known: the profile of {profile.name} has no memory; the parameters alone are"
                 f" {sizes}",
                 "Give a profile of your own with its memory: --devices-folder.",
             )
@@ -247,7 +247,7 @@ def _of_memory(model: Described, profile: Profile) -> list[dict[str, Any]]:
             limits.append(
                 _limit(
                     "memory",
-                    f"the parameters alone are {_size(needed)} in {precision}, more than {some} has"
+                    f"The parameters alone are {_size(needed)} in {precision}, more than {some} has"
                     f" ({memory})",
                     "Choose a smaller precision, or prune.",
                 )
@@ -263,7 +263,7 @@ def _of_precisions(profile: Profile) -> list[dict[str, Any]]:
     if lacking:
         names = ", ".join(f"{r.name} ({', '.join(r.precisions)})" for r in profile.runtimes)
         limits.append(
-            _limit(", ".join(lacking), f"no runtime of the profile computes in it: {names}")
+            _limit(", ".join(lacking), f"No runtime of the profile computes in it: {names}")
         )
     words = re.compile(rf"\b(DLA|{'|'.join(PRECISIONS)})\b")
     limits += [
@@ -293,5 +293,4 @@ def _size(count: float) -> str:
 
 
 def _limit(what: str, reason: str, after: str | None = None) -> dict[str, Any]:
-    sentence = reason[:1].upper() + reason[1:]
-    return {"what": what, "reason": sentence.rstrip(".") + ".", "next": after}
+    return {"what": what, "reason": reason.rstrip(".") + ".", "next": after}

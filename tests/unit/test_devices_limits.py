@@ -196,7 +196,7 @@ def test_a_source_that_nothing_turns_into_what_the_device_runs() -> None:
     )
     found = limits.predict(stuck, devices.load("coral-usb"))
     assert found["operators"] == []
-    assert what(found)["tflite int8"] == "It cannot."
+    assert what(found)["tflite int8"] == "Not made from it: it cannot."
     assert "none can be made" in what(found)["format"]
 
 
