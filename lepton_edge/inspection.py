@@ -32,6 +32,31 @@ def inspect(
     )
 
 
+def limits(
+    source: ModelSource | str,
+    device: str,
+    *,
+    devices_folder: str | None = None,
+    time_limit_s: float = 600.0,
+    memory_limit_mb: int | None = None,
+) -> dict[str, Any]:
+    """What of the model will not run on that device, as JSON; nothing is converted.
+
+    Keys: `device`, `model`, `framework`, `operators` ({index, op, placement, reason, count}),
+    `summary` (how many are on the accelerator, the cpu, unsupported, unknown), and `limits` ({what,
+    reason, next}) for what is about more than one operator, or not known. See `devices.limits`.
+    """
+    source = ModelSource(source) if isinstance(source, str) else source
+    return jobs.call(
+        "limits",
+        source=source.as_dict(),
+        device=device,
+        devices_folder=devices_folder,
+        time_limit_s=time_limit_s,
+        memory_limit_mb=memory_limit_mb,
+    )
+
+
 def sensitivity(
     source: ModelSource | str,
     *,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lepton_edge import errors
 from lepton_edge.cli import _common as common
+
+if TYPE_CHECKING:
+    from lepton_edge.devices import Profile
 
 
 def command(
@@ -16,7 +20,10 @@ def command(
     inputs: common.Inputs = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Where each operator of a .tflite would run on this device."),
+        typer.Option(help="What will not run on this device, and where each operator would."),
+    ] = None,
+    devices_folder: Annotated[
+        str | None, typer.Option(help="A folder with TOML profiles of your own.")
     ] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="What int8 does to each layer; needs --calib.")
@@ -34,11 +41,14 @@ def command(
 ) -> int:
     """Show a model's signature, operators, parameters, MACs, size, and the targets it can go to.
 
-    With --device, show instead which operators the device's accelerator takes, and why not the
-    others (an Edge TPU's profile and a .tflite file, raw or compiled). With --sensitivity, show
-    how much of int8's noise comes from each layer, and what the layer costs in float.
+    With --device, show instead which operators the device's accelerator takes, why not the others,
+    and what else stands in the way there: nothing is converted, and what is not known is said. Of a
+    .tflite, raw or compiled, on an Edge TPU it is what the compiler does: fewer operators mapped
+    than there are is exit code 5, as are operators of any .tflite that the device cannot run. With
+    --sensitivity, show how much of int8's noise comes from each layer, and what the layer costs in
+    float.
     """
-    from lepton_edge import inspection
+    from lepton_edge import devices, inspection
 
     if sensitivity:
         if calib is None:
@@ -55,7 +65,17 @@ def command(
         document = {"status": "PASS", "exit_code": 0, **ranked}
         return common.emit(document, json, lambda: _sensitivity_text(ranked))
     if device is not None:
-        return _placement(model, device, json)
+        profile = devices.load(device, devices_folder)
+        if profile.kind == "edgetpu" and Path(model).suffix.lower() == ".tflite":
+            return _placement(model, profile, json)
+        listed = inspection.limits(
+            common.source(model, weights, inputs),
+            device,
+            devices_folder=devices_folder,
+            time_limit_s=time_limit,
+            memory_limit_mb=memory_limit,
+        )
+        return _limits(listed, json)
     found = inspection.inspect(
         common.source(model, weights, inputs),
         time_limit_s=time_limit,
@@ -64,12 +84,9 @@ def command(
     return common.emit({"status": "PASS", "exit_code": 0, **found}, json, lambda: _text(found))
 
 
-def _placement(model: str, device: str, json: bool) -> int:
-    from pathlib import Path
-
+def _placement(model: str, profile: Profile, json: bool) -> int:
     from lepton_edge import devices
 
-    profile = devices.load(device)
     if not Path(model).is_file():
         raise errors.BadInput(f"There is no file {model!r}.")
     found = devices.placement(model, profile)
@@ -79,16 +96,43 @@ def _placement(model: str, device: str, json: bool) -> int:
     return common.emit(document, json, lambda: _placement_text(document))
 
 
+def _limits(found: dict[str, Any], json: bool) -> int:
+    document = {"status": "PASS", "exit_code": 0, **found}
+    if found["framework"] == "tflite" and found["summary"]["unsupported"]:
+        document |= {"status": "FALLBACK", "exit_code": errors.PlacementError.exit_code}
+    return common.emit(document, json, lambda: _limits_text(document))
+
+
 def _placement_text(document: dict[str, Any]) -> str:
     summary = document["summary"]
-    lines = [
+    first = (
         f"{document['status']}: {summary['accelerator']} of {summary['total']} operators on the"
         f" accelerator of {document['device']}"
-    ]
+    )
+    return "\n".join([first, *_rows(document)])
+
+
+def _limits_text(document: dict[str, Any]) -> str:
+    summary = document["summary"]
+    places = ("accelerator", "cpu", "unsupported", "unknown")
+    first = (
+        f"{document['device']}, told from the {document['framework']} model, nothing converted:"
+        f" {summary['total']} operators,"
+        f" {', '.join(f'{summary[place]} {place}' for place in places)}"
+    )
+    return "\n".join([first, *_rows(document)])
+
+
+def _rows(document: dict[str, Any]) -> list[str]:
+    lines = []
     for each in document["operators"]:
         reason = f": {each['reason']}" if each["reason"] else ""
-        lines.append(f"  {each['index']:>4}  {each['op']:<24} {each['placement']}{reason}")
-    return "\n".join(lines)
+        name = f"{each['op']} x{each['count']}" if each.get("count", 1) > 1 else each["op"]
+        lines.append(f"  {each['index']:>4}  {name:<24} {each['placement']}{reason}")
+    for each in document["limits"]:
+        after = f" {each['next']}" if each["next"] else ""
+        lines.append(f"  {each['what']}: {each['reason']}{after}")
+    return lines
 
 
 def _sensitivity_text(found: dict[str, Any]) -> str:

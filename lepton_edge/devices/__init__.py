@@ -93,8 +93,9 @@ def placement(path: str | Path, profile: Profile) -> dict[str, Any]:
     """Where each operator of the .tflite runs on that device, and why.
 
     `operators` is a list of {index, op, placement, reason}: `accelerator`, `cpu` (the host runs
-    it), or `unsupported` (nothing there can). `summary` counts them. A compiled Edge TPU file is
-    told from a raw one: for it the placement is observed, else predicted by the rules.
+    it), or `unsupported` (nothing there can). `summary` counts them, `limits` says what is not
+    about one operator. A compiled Edge TPU file is told from a raw one: for it the placement is
+    observed, else predicted by the rules.
     """
     if profile.kind != "edgetpu":
         raise errors.UsageError(
@@ -103,10 +104,13 @@ def placement(path: str | Path, profile: Profile) -> dict[str, Any]:
         )
     from lepton_edge.devices._tflite import read
     from lepton_edge.devices.edgetpu.placement import place
-    from lepton_edge.devices.edgetpu.rules import LATEST_RUNTIME
+    from lepton_edge.devices.edgetpu.rules import runtime_of
+    from lepton_edge.devices.limits import of_placement
 
-    version = profile.facts.runtime_version
-    runtime = LATEST_RUNTIME
-    if version is not None and not isinstance(version.value, tuple):
-        runtime = int(version.value)
-    return {"device": profile.name, "model": str(path), **place(read(path), runtime)}
+    found = place(read(path), runtime_of(profile.facts.runtime_version))
+    return {
+        "device": profile.name,
+        "model": str(path),
+        **found,
+        "limits": of_placement(found["summary"]),
+    }

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from lepton_edge import inspection, plugins, sources
+from lepton_edge.devices import _tflite
+from lepton_edge.devices._lowered import lowered
 from lepton_edge.jobs import inspect as job
+from lepton_edge.jobs import limits
 from lepton_edge.model import ModelSource, TensorSpec
 from lepton_edge.target import PRECISIONS
 from tests.conftest import DEMO
@@ -177,6 +180,34 @@ def test_macs_and_parameters_of_tensorflow(keras_net: tuple[Path, int, int], nam
     assert counts.macs == macs
     if name != "m.tflite":  # its shapes and paddings are constants too
         assert counts.parameters == parameters
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's own, while loading
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "saved"])
+def test_limits_before_and_after_the_conversion(
+    keras_net: tuple[Path, int, int], name: str
+) -> None:
+    """What the tables say that a layer becomes is in the file that TensorFlow writes."""
+    path = keras_net[0] / name
+    found = limits.run(ModelSource(str(path)).as_dict(), "coral-usb", None)
+    assert found["framework"] == ("savedmodel" if name == "saved" else "keras")
+    assert found["operators"]
+    written = {each.name for each in _tflite.read(keras_net[0] / "m.tflite").operators}
+    for row in found["operators"]:
+        for alternatives in lowered(found["framework"], row["op"]) or []:
+            if alternatives != ["ADD"]:  # a bias, inside the layer's operator in a .tflite
+                assert written & set(alternatives), row
+    assert found["summary"]["cpu"] == 0
+
+
+def test_limits_of_a_pt2(tmp_path: Path) -> None:
+    build, shape, _ = HAND["conv"]
+    program = torch.export.export(build().eval(), (torch.zeros(4, *shape),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    found = limits.run(ModelSource(str(tmp_path / "m.pt2")).as_dict(), "coral-usb", None)
+    assert [row["op"] for row in found["operators"]] == ["conv2d"]
+    assert found["summary"]["accelerator"] == 1
+    assert "batch" in [each["what"] for each in found["limits"]]  # fixed at 4
 
 
 @pytest.fixture(scope="module")

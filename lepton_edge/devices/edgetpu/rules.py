@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from lepton_edge.devices._profile import Fact
 from lepton_edge.devices._tflite import Graph, Operator
 from lepton_edge.devices.edgetpu import _checks as check
 from lepton_edge.devices.edgetpu._checks import EIGHT_BIT, Breach
@@ -108,6 +109,13 @@ INSTEAD: dict[str, str] = {
 # the whole file. From users' reports: google-coral/edgetpu#631, #845, #879, tflite-micro#2633.
 # Other operators have such a version too; these are the ones that were reported.
 UNREADABLE_FROM: dict[str, int] = {"CONV_2D": 6, "EXP": 2, "QUANTIZE": 3, "TRANSPOSE_CONV": 4}
+
+
+def runtime_of(version: Fact | None) -> int:
+    """The runtime version that a profile states, the latest where it states none or several."""
+    if version is None or isinstance(version.value, tuple):
+        return LATEST_RUNTIME
+    return int(version.value)
 
 
 def breach(graph: Graph, operator: Operator, runtime: int = LATEST_RUNTIME) -> Breach | None:
