@@ -14,7 +14,8 @@ from lepton_edge.devices.edgetpu import rules
 from lepton_edge.model import TensorSpec
 
 ACCELERATOR, CPU, UNSUPPORTED = "accelerator", "cpu", "unsupported"
-# Custom operators that LiteRT registers itself: tensorflow/lite/core/kernels/register.cc.
+# Custom operators that LiteRT registers itself (tensorflow/lite/core/kernels/register.cc, from
+# memory).
 _CUSTOM = ("TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify")
 _LITERT = frozenset((*OPERATORS.values(), *_CUSTOM))
 
