@@ -24,6 +24,7 @@ from lepton_edge.model import Array
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+BEYOND = 4.0  # times the range that a few samples promised: a channel is brought back from there
 MOST = 1e4  # how far the largest and the smallest channel may be brought together
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool")
 
@@ -67,6 +68,27 @@ def scales(group: Group, stats: Mapping[str, TensorStats]) -> Array | None:
     share = np.sqrt(((most / top) ** 2).mean(axis=0))
     factor = np.where(share > 0, 1.0 / np.clip(share, 1.0 / MOST, None), 1.0)
     return factor if (factor != 1).any() else None
+
+
+def reined_in(
+    group: Group, few: Mapping[str, TensorStats], factor: Array, stats: Mapping[str, TensorStats]
+) -> Array | None:
+    """What brings a channel back that all samples show far beyond where `few` of them had it.
+
+    A channel that hardly ever fires looks small on a few samples; scaled up for that, one image
+    that fires it would take the whole grid. None where no channel goes beyond BEYOND times the
+    largest of the equalised; `stats` are of the equalised network.
+    """
+    ratios = []
+    for name in group.tensors:
+        if name in few and name in stats and stats[name].channel_max.size == factor.size:
+            expected = np.maximum(few[name].channel_max, -few[name].channel_min) * factor
+            most = np.maximum(stats[name].channel_max, -stats[name].channel_min)
+            ratios.append(most.astype(np.float64) / expected.max())
+    if not ratios:
+        return None
+    ratio = np.max(ratios, axis=0)
+    return np.where(ratio > BEYOND, 1.0 / ratio, 1.0) if (ratio > BEYOND).any() else None
 
 
 def apply(graph: Graph, group: Group, factor: Array) -> None:

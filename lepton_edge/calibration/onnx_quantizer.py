@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from lepton_edge.calibration.observe_onnx import Data, cut, observe
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.calibration.statistics import Statistics, fingerprint, keep_newest
 from lepton_edge.calibration.tuning import Tuning
+from lepton_edge.model import Array
 
 if TYPE_CHECKING:
     import onnx
@@ -71,8 +72,12 @@ class Work:
             raise errors.unknown("node", min(unknown), [node.name for node in graph.nodes])
         self.plan()  # refuses before the data is read
         tensors = _make_ready(graph, with_bias=options.correct_bias)
-        self.equalized = equalize_channels(graph, data, options, cache) if options.equalize else []
+        scaled = equalize_channels(graph, data, options, cache) if options.equalize else []
         self.stats = statistics(graph, tensors, data, options.threads, cache)
+        changed = [each.rein_in(graph, self.stats) for each in scaled]
+        if any(changed):
+            self.stats = statistics(graph, tensors, data, options.threads, cache)
+        self.equalized = [each.as_dict() for each in scaled]
 
     def plan(self, keep_float: Collection[str] = ()) -> Plan:
         """Where int8 goes; `keep_float` adds to the nodes that the options keep."""
@@ -144,10 +149,33 @@ class Work:
         return quantized, WeightGrids(self.graph, plan, quantized, self.dialect)
 
 
+@dataclass
+class Scaled:
+    """A group of tensors whose channels were scaled by `factor`, as `few` samples asked."""
+
+    group: equalize.Group
+    factor: Array
+    few: Statistics
+
+    def rein_in(self, graph: Graph, stats: Statistics) -> bool:
+        """Undoes what all samples show to be too much; whether there was any."""
+        back = equalize.reined_in(self.group, self.few.tensors, self.factor, stats.tensors)
+        if back is None:
+            return False
+        equalize.apply(graph, self.group, back)
+        self.factor = self.factor * back
+        return True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its first tensor and the span of its factors."""
+        least, most = float(self.factor.min()), float(self.factor.max())
+        return {"tensor": self.group.tensors[0], "least": least, "most": most}
+
+
 def equalize_channels(
     graph: Graph, data: Data, options: Tuning, cache: Path | None = None
-) -> list[dict[str, Any]]:
-    """Equalises what can be; one row a group: its first tensor and the span of its factors."""
+) -> list[Scaled]:
+    """Equalises what can be, by the channels' ranges on a few samples."""
     found = equalize.groups(graph)
     names = equalize.measured(found, graph)
     if not names:
@@ -161,13 +189,7 @@ def equalize_channels(
         factor = equalize.scales(group, stats.tensors)
         if factor is not None:
             equalize.apply(graph, group, factor)
-            rows.append(
-                {
-                    "tensor": group.tensors[0],
-                    "least": float(factor.min()),
-                    "most": float(factor.max()),
-                }
-            )
+            rows.append(Scaled(group, factor, stats))
     return rows
 
 

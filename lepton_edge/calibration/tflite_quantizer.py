@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from lepton_edge import errors
 from lepton_edge.artifact import replacing
 from lepton_edge.calibration import (
+    equalize,
     equalize_tflite,
     learn_tflite,
     observe_tflite,
@@ -22,7 +23,9 @@ from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph_tflite import CONVERSIONS, Graph
 from lepton_edge.calibration.observe_onnx import Data, cut
 from lepton_edge.calibration.patches_tflite import KNOWN
+from lepton_edge.calibration.statistics import TensorStats
 from lepton_edge.calibration.tuning import Tuning
+from lepton_edge.model import Array
 
 EQUALIZE_SAMPLES = 64  # whose channel ranges are balanced
 
@@ -85,10 +88,12 @@ class Work:
                 " or matrix product with constant weights.",
                 next="Use int8-dynamic, int8-weights or fp32.",
             )
-        self.equalized = self._equalize() if options.equalize else []
-        self.observed = observe_tflite.measure(
-            graph, data.feeds(), threads=options.threads, cache=cache, data=data.fingerprint
-        )
+        self.equalized: list[dict[str, Any]] = []
+        scaled = self._equalize() if options.equalize else []
+        self.observed = self._observe(cache)
+        changed = [self._rein_in(*each) for each in scaled]
+        if any(changed):
+            self.observed = self._observe(cache)
 
     def floats(self, keep_float: Collection[str] = ()) -> dict[str, str]:
         """{operator: reason} of those that stay float; `keep_float` adds to the options'."""
@@ -156,7 +161,36 @@ class Work:
             "equalized": self.equalized,
         }
 
-    def _equalize(self) -> list[dict[str, Any]]:
+    def _observe(self, cache: Path | None) -> observe_tflite.Observed:
+        return observe_tflite.measure(
+            self.graph,
+            self.data.feeds(),
+            threads=self.options.threads,
+            cache=cache,
+            data=self.data.fingerprint,
+        )
+
+    def _rein_in(
+        self, group: equalize_tflite.Group, factor: Array, few: Mapping[str, TensorStats]
+    ) -> bool:
+        """Undoes what all samples show to be too much; whether there was any."""
+        names = equalize.Group(equalize_tflite.measured(self.graph, group))
+        back = equalize.reined_in(names, few, factor, self.observed.statistics.tensors)
+        if back is not None:
+            equalize_tflite.scale(self.graph, group, back)
+            factor = factor * back
+        self.equalized.append(
+            {
+                "tensor": self.graph.name(group.tensors[0]),
+                "least": float(factor.min()),
+                "most": float(factor.max()),
+            }
+        )
+        return back is not None
+
+    def _equalize(
+        self,
+    ) -> Sequence[tuple[equalize_tflite.Group, Array, Mapping[str, TensorStats]]]:
         found = equalize_tflite.groups(self.graph)
         names = {name for group in found for name in equalize_tflite.measured(self.graph, group)}
         if not names:
@@ -167,13 +201,7 @@ class Work:
         for group in found:
             factor = equalize_tflite.apply(self.graph, group, seen.statistics.tensors)
             if factor is not None:
-                rows.append(
-                    {
-                        "tensor": self.graph.name(group.tensors[0]),
-                        "least": float(factor.min()),
-                        "most": float(factor.max()),
-                    }
-                )
+                rows.append((group, factor, seen.statistics.tensors))
         return rows
 
 

@@ -3,7 +3,7 @@
 An entry lists the operators that are needed, `|` between alternatives that depend on arguments; an
 empty one is folded into its neighbours. What is not here is not known before the conversion.
 From memory of the converters, but gelu and hardswish (litert_torch's build_aten_composite_pass);
-tests/unit/test_devices_limits.py holds the entries of Keras and TensorFlow against real files.
+tests/contract/test_inspect.py holds the entries of Keras and TensorFlow against real files.
 """
 
 from __future__ import annotations
