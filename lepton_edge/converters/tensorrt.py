@@ -95,6 +95,8 @@ def convert(
     """
     here = target.device in HERE
     if here:
+        if not _is_planned(model):
+            _qdq.check(target.precision, calibration, "lepton")
         library.find()  # before minutes are spent
     prepared = prepare(model, target, out, calibration=calibration, options=options)
     if not here:
@@ -105,6 +107,11 @@ def convert(
         _clear(prepared)
         raise
     return finish(prepared, engine, record)
+
+
+def _is_planned(model: Model) -> bool:
+    """Whether the source is the graph of an artefact that `prepare` made."""
+    return (model.source.file.parent / plans.NAME).exists()
 
 
 def prepare(
@@ -120,7 +127,7 @@ def prepare(
     It needs no TensorRT. The graph is compared with its source by ONNX Runtime. A source that is
     such an artefact's .onnx is taken as it is, with its plan.
     """
-    if (model.source.file.parent / plans.NAME).exists():
+    if _is_planned(model):
         return _planned(model.source.file, target, out, options)
     reason = refuses(model.framework, target.precision)
     if reason is not None:

@@ -99,4 +99,7 @@ def test_the_benchmark_prints_its_table(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("| row1 ")]
-    assert re.search(r"\| onnx fp32 \| [\d,]+ \(x0\.\d+\) \|.* -> .*(faster|slower|tie)", row), row
+    # Both are pruned to about the same MACs.
+    assert re.search(r"\| onnx fp32 \| [\d,]+ \(x[01]\.\d+\) \|.* -> .*(faster|slower|tie)", row), (
+        row
+    )
