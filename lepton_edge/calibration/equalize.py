@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,6 +68,11 @@ def scales(group: Group, stats: Mapping[str, TensorStats]) -> Array | None:
     share = np.sqrt(((most / top) ** 2).mean(axis=0))
     factor = np.where(share > 0, 1.0 / np.clip(share, 1.0 / MOST, None), 1.0)
     return factor if (factor != 1).any() else None
+
+
+def record(tensor: str, factor: Array) -> dict[str, Any]:
+    """What the artefact keeps of a group: its first tensor and the span of its factors."""
+    return {"tensor": tensor, "least": float(factor.min()), "most": float(factor.max())}
 
 
 def reined_in(

@@ -77,7 +77,7 @@ class Work:
         changed = [each.rein_in(graph, self.stats) for each in scaled]
         if any(changed):
             self.stats = statistics(graph, tensors, data, options.threads, cache)
-        self.equalized = [each.as_dict() for each in scaled]
+        self.equalized = [equalize.record(each.group.tensors[0], each.factor) for each in scaled]
 
     def plan(self, keep_float: Collection[str] = ()) -> Plan:
         """Where int8 goes; `keep_float` adds to the nodes that the options keep."""
@@ -165,11 +165,6 @@ class Scaled:
         equalize.apply(graph, self.group, back)
         self.factor = self.factor * back
         return True
-
-    def as_dict(self) -> dict[str, Any]:
-        """Its first tensor and the span of its factors."""
-        least, most = float(self.factor.min()), float(self.factor.max())
-        return {"tensor": self.group.tensors[0], "least": least, "most": most}
 
 
 def equalize_channels(

@@ -179,13 +179,7 @@ class Work:
         if back is not None:
             equalize_tflite.scale(self.graph, group, back)
             factor = factor * back
-        self.equalized.append(
-            {
-                "tensor": self.graph.name(group.tensors[0]),
-                "least": float(factor.min()),
-                "most": float(factor.max()),
-            }
-        )
+        self.equalized.append(equalize.record(self.graph.name(group.tensors[0]), factor))
         return back is not None
 
     def _equalize(

@@ -122,7 +122,7 @@ def _equalized(path: Path) -> tuple[Graph, list[dict[str, Any]]]:
     anchors = [node.name for node in graph.nodes if node.op_type in ("Conv", "Gemm")]
     separate_weights(graph, anchors, with_bias=True)
     rows = onnx_quantizer.equalize_channels(graph, _data(), calibration.Tuning())
-    return graph, [row.as_dict() for row in rows]
+    return graph, [equalize.record(row.group.tensors[0], row.factor) for row in rows]
 
 
 def test_the_function_stays_the_same(tmp_path: Path) -> None:
