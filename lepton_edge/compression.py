@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, so
 from lepton_edge._latency_budget import ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
+from lepton_edge.calibration import dialects
 from lepton_edge.compress._form import MODEL, RECORD
 from lepton_edge.compress._training import training_folder
+from lepton_edge.compress.quantize import QuantizedTraining
 from lepton_edge.conversion import convert, refuse_to_overwrite
 from lepton_edge.jobs import compress as job
 from lepton_edge.measurement import Accuracy, Comparison
@@ -136,21 +138,25 @@ def finetune_int8(
     time_limit_s: float = 7 * 86400.0,
     memory_limit_mb: int | None = None,
 ) -> Quantized:
-    """Trains `source` in the integers of a dialect and writes the ONNX artefact `output`.
+    """Trains `source` in the integers of a dialect and writes the artefact `output`.
 
     `options` are those of `compress.quantize.QuantizedTraining`. Ranges of activations come from
     `calib`, else from some of the training samples. The source may be of any framework that
-    converts to ONNX. `batch` is fixed in the file, None leaves it free. `to` is ("onnx",) to time
-    the artefact beside its source. The rest as for `compress`.
+    converts to the dialect's format, ONNX or TFLite. `batch` is fixed in the file, None leaves it
+    free (ONNX). `to` names that format, to time the artefact beside its source. The rest as for
+    `compress`.
     """
     source = ModelSource(source) if isinstance(source, str) else source
     output = Path(output)
     work = training_folder(output, work)
     check("quantize", source, options or {}, training or {})
-    if set(to) - {"onnx"}:
-        raise errors.UsageError("Trained integers are in ONNX.", next="Time them with --to onnx.")
+    form = trained_format(options or {})
+    if set(to) - {form}:
+        raise errors.UsageError(
+            f"These trained integers are in {form}.", next=f"Time them with --to {form}."
+        )
     if on is not None and not to:
-        raise errors.UsageError(ON_WITHOUT_TO, next="Give --to onnx.")
+        raise errors.UsageError(ON_WITHOUT_TO, next=f"Give --to {form}.")
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
     samples = open_samples(train, preprocess=preprocess)
@@ -185,12 +191,18 @@ def finetune_int8(
     times: dict[str, Comparison] = {}
     if to:
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
-            plain = convert(source, to="onnx", output=Path(folder, "p"), preprocess=preprocess)
-            times["onnx"] = latency.compare(
+            plain = convert(source, to=form, output=Path(folder, "p"), preprocess=preprocess)
+            times[form] = latency.compare(
                 plain.folder, output, window=window, threads=threads, on=on
             )
     before = _sizes(inspection.inspect(source))
     return Quantized(artifact, _status(found, times), done["record"], before, found, times)
+
+
+def trained_format(options: Mapping[str, Any]) -> str:
+    """The format of what `finetune_int8` writes with these options."""
+    default = next(each.default for each in fields(QuantizedTraining) if each.name == "dialect")
+    return dialects.load(str(options.get("dialect", default))).container
 
 
 def compress(

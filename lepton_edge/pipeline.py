@@ -93,7 +93,7 @@ def run(recipe: Recipe, output: Path, *, resume: bool, command: str, say: Say) -
     subjects = [_reference(recipe)]
     subjects += _converted(_cases(recipe, source), recipe, output, say)
     if artifact is not None:
-        subjects.append(study.of_artifact(artifact, "trained onnx int8"))
+        subjects.append(study.of_artifact(artifact, f"trained {artifact.format} int8"))
     subjects = _scored(subjects, recipe, output, say)
     goals = recipe.goals
     say(f"benchmarking ({goals.window}) ...")
@@ -200,7 +200,8 @@ def _quantized(recipe: Recipe, each: PassPart, source: ModelSource, folder: Path
     return compression.finetune_int8(
         source, folder, train=data.train, calib=data.calib, options=each.options,
         training=each.training, data=data.data, metric=goals.metric, preprocess=data.prepared,
-        to=("onnx",), window=goals.window, threads=goals.threads, resume=True,
+        to=(compression.trained_format(each.options),), window=goals.window,
+        threads=goals.threads, resume=True,
     ).as_dict()  # fmt: skip
 
 

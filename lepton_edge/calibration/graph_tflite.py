@@ -147,6 +147,15 @@ class Graph:
     def to_bytes(self) -> bytes:
         return _pack(self.model)
 
+    def showing(self, tensors: Sequence[int]) -> bytes:
+        """The file with these tensors as its outputs."""
+        model = copy.copy(self.model)
+        model.signatureDefs = None
+        main = copy.copy(self.main)
+        main.outputs = np.array(tensors, np.int32)
+        model.subgraphs = [main, *self.model.subgraphs[1:]]
+        return _pack(model)
+
     def piece(self, ops: Sequence[Op], sources: Sequence[int], wanted: Sequence[int]) -> bytes:
         """A file of `ops` alone, from the tensors `sources` to the tensors `wanted`."""
         raws = [self.main.operators[op.index] for op in ops]
@@ -179,9 +188,18 @@ class Graph:
 
 
 def interpreter(
-    content: bytes, threads: int, *, keep_all: bool = False, name: str = "a piece"
+    content: bytes,
+    threads: int,
+    *,
+    keep_all: bool = False,
+    delegated: bool = False,
+    name: str = "a piece",
 ) -> Any:
-    """An allocated interpreter of the built-in kernels; `BadInput` where `name` does not open."""
+    """An allocated interpreter; `BadInput` where `name` does not open.
+
+    Its kernels are the built-in ones, or with `delegated` XNNPACK's, which a file runs on by
+    default.
+    """
     import warnings
 
     try:
@@ -196,7 +214,9 @@ def interpreter(
                 model_content=content,
                 num_threads=threads,
                 experimental_preserve_all_tensors=keep_all,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_op_resolver_type=OpResolverType.AUTO
+                if delegated
+                else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             )
             opened.allocate_tensors()
         except (ValueError, RuntimeError) as error:

@@ -73,14 +73,14 @@ def learn(
             threads=options.threads,
         )
         floats.start(cut(data.feeds(), samples))
-        ints.start(_given(batch, graph, quantized) for batch in cut(data.feeds(), samples))
+        ints.start(given(batch, graph, quantized) for batch in cut(data.feeds(), samples))
         for op, other in layers:
             sets = _moments(pair, (op, other), (floats, ints), samples)
             records.append(_fit(pair, (op, other), sets, options))
     return records
 
 
-def _given(batch: Mapping[str, Array], graph: Graph, quantized: Graph) -> dict[str, Array]:
+def given(batch: Mapping[str, Array], graph: Graph, quantized: Graph) -> dict[str, Array]:
     """The inputs of the int8 file, which may be integers where the float one's are floats."""
     found = {}
     for before, after in zip(graph.inputs, quantized.inputs, strict=True):
@@ -136,7 +136,7 @@ def _fit(
     if bias is not None:
         if found.shift is not None:
             bias = bias + found.shift.reshape(-1)
-        _set_bias(quantized, other, bias, stored * np.float32(source.scale))
+        set_bias(quantized, other, bias, stored * np.float32(source.scale))
     return found.record
 
 
@@ -158,7 +158,8 @@ def _scale(matrix: Array, params: QParams, bias: Array | None, source: float) ->
     return np.where(least > 0, least, written.reshape(shape))
 
 
-def _set_bias(quantized: Graph, op: Op, bias: Array, scale: Array) -> None:
+def set_bias(quantized: Graph, op: Op, bias: Array, scale: Array) -> None:
+    """Gives a layer the bias in integers of the step `scale`, one or one a channel."""
     codes = np.rint(bias / scale)
     if np.abs(codes).max() >= 2**31:
         raise errors.CannotConvert(

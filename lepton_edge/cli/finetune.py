@@ -15,7 +15,7 @@ def command(
     model: common.Model,
     output: passes.Output,
     precision: Annotated[
-        str, typer.Option(help="fp32, or int8: train the integers of an ONNX artefact.")
+        str, typer.Option(help="fp32, or int8: train the integers of an artefact.")
     ] = "fp32",
     calib: Annotated[
         str | None,
@@ -23,7 +23,10 @@ def command(
     ] = None,
     dialect: Annotated[
         str | None,
-        typer.Option(help="int8: ort_x86_vnni (default), ort_x86, ort_arm, openvino, tensorrt."),
+        typer.Option(
+            help="int8: ort_x86_vnni (default), ort_x86, ort_arm, openvino, tensorrt; tflite or"
+            " edgetpu for a .tflite."
+        ),
     ] = None,
     weight_bits: Annotated[int | None, typer.Option(help="int8: bits of weights, 8 or 4.")] = None,
     learned_step: Annotated[
@@ -54,8 +57,8 @@ def command(
 ) -> int:
     """Train MODEL further on labelled samples, from the weights that it has.
 
-    With --precision int8, quantisation is in the loop: the output is an ONNX artefact whose
-    integers are those that were trained, checked layer by layer.
+    With --precision int8, quantisation is in the loop: the output is an artefact, ONNX or TFLite
+    by the dialect, whose integers are those that were trained, checked layer by layer.
     """
     chosen: dict[str, Any] = common.pairs(option)
     if precision not in ("fp32", "int8"):

@@ -1,8 +1,6 @@
 """An ONNX graph as a PyTorch module that trains: float, or rounded to a dialect's grids.
 
-Where a `Plan` puts QuantizeLinear and DequantizeLinear, values are rounded to the same integers,
-and gradients pass straight through inside the range (Bengio et al. 2013, arXiv 1308.3432; learned
-step size: Esser et al. 2020, arXiv 1902.08153).
+Where a `Plan` puts QuantizeLinear and DequantizeLinear, values are rounded to the same integers.
 """
 
 from __future__ import annotations
@@ -11,43 +9,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lepton_edge import errors
-from lepton_edge.calibration import grid, write_onnx
+from lepton_edge.calibration import grid
 from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import STANDARD, Graph
 from lepton_edge.calibration.placement import Plan
 from lepton_edge.calibration.write_onnx import Quantized, Weight
 from lepton_edge.compress._onnx_ops import OPERATORS
+from lepton_edge.compress._steps import (
+    StepModule,
+    bias_codes,
+    float32,
+    on_grid,
+    rounded,
+    shaped,
+    spread,
+    widened,
+)
 
 SHRINK = np.linspace(0.3, 1.0, 36)  # of a channel's largest weight, tried for the least error
 
 
-class _Round(torch.autograd.Function):
-    """Half to even, as ONNX rounds; the gradient passes unchanged."""
-
-    @staticmethod
-    def forward(_context: Any, value: Tensor) -> Tensor:
-        return torch.round(value)
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-def rounded(value: Tensor) -> Tensor:
-    result: Tensor = _Round.apply(value)  # type: ignore[no-untyped-call]
-    return result
-
-
-class OnnxModule(nn.Module):
+class OnnxModule(StepModule):
     """Runs `graph`; its convolutions' and matrix products' weights and biases are parameters.
 
     Without a plan it computes in float. With one, `activations` are the grids of its tensors, and
-    `learned` makes their steps and those of the weights parameters too. Weights are held in units
-    of their channel's first step, biases in hundreds of theirs, steps as exponents: so a rate means
-    the same for every channel, however channels were scaled against each other.
+    `learned` makes their steps and those of the weights parameters too.
     """
 
     def __init__(
@@ -60,7 +49,7 @@ class OnnxModule(nn.Module):
         activations: dict[str, grid.QParams] | None = None,
         learned: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(learned)
         unknown = {
             node.op_type
             for node in graph.nodes
@@ -72,17 +61,14 @@ class OnnxModule(nn.Module):
                 next="Quantise after training, with convert --precision int8.",
             )
         self.graph, self.anchors, self.plan, self.dialect = graph, anchors, plan, dialect
-        self.grids, self.learned = activations or {}, learned
+        self.grids = activations or {}
         self.codes: dict[str, Tensor] | None = None  # filled by a forward where it is a dict
-        self.trained = nn.ParameterDict()
-        self.place: dict[str, str] = {}  # constant -> its key among the parameters
-        self.units: dict[str, Tensor] = {}
         for node in graph.nodes:
             if node.name in anchors:
                 for index in (1, 2):
-                    self._train(node.input[index] if index < len(node.input) else "")
-        self.steps = nn.ParameterDict()
-        self.first: dict[str, Tensor] = {}
+                    name = node.input[index] if index < len(node.input) else ""
+                    if name in graph.constants:
+                        self._train(name, graph.constants[name])
         self.ratios: dict[str, Tensor] = {}
         self._names = [name for name in graph.constants if name not in self.place]
         for index, name in enumerate(self._names):
@@ -90,12 +76,6 @@ class OnnxModule(nn.Module):
             self.register_buffer(f"constant{index}", value, persistent=False)
         if plan is not None:
             self._begin_steps()
-
-    def _train(self, name: str) -> None:
-        if name and name in self.graph.constants and name not in self.place:
-            self.place[name] = f"p{len(self.place)}"
-            value = torch.from_numpy(np.array(self.graph.constants[name]))
-            self.trained[self.place[name]] = nn.Parameter(value)
 
     def _begin_steps(self) -> None:
         assert self.dialect is not None
@@ -106,29 +86,13 @@ class OnnxModule(nn.Module):
             weight = self.trained[key].detach()
             self.ratios[key] = ratio = _least_error(weight, axis, self.dialect)
             step = self._spread(weight, axis, ratio)
-            self._in_units(key, _shaped(step, weight.ndim, axis))
+            self._in_units(key, shaped(step, weight.ndim, axis))
             bias = self.place.get(node.input[2]) if len(node.input) > 2 else None
             if bias is not None:
                 self._in_units(bias, 100 * step * float(self.grids[self._source(node)].scale))
             self._learn(key, step)
         for index, params in enumerate(self.grids.values()):
             self._learn(f"a{index}", torch.tensor(float(params.scale)))
-
-    def _learn(self, key: str, step: Tensor) -> None:
-        self.first[key] = step
-        if self.learned:
-            self.steps[key] = nn.Parameter(torch.zeros_like(step))
-
-    def _in_units(self, key: str, unit: Tensor) -> None:
-        with torch.no_grad():
-            self.trained[key].div_(unit)
-        self.units[key] = unit
-
-    def value(self, name: str) -> Tensor:
-        """A trained constant as the graph has it."""
-        key = self.place[name]
-        value: Tensor = self.trained[key]
-        return value * self.units[key].to(value.device) if key in self.units else value
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The graph's outputs by name, for its inputs in order."""
@@ -185,13 +149,6 @@ class OnnxModule(nn.Module):
         """The step of an activation's grid."""
         return self._step(f"a{list(self.grids).index(root)}")
 
-    def _step(self, key: str) -> Tensor:
-        """The first step, times what was learned: a tenth of the exponent, in natural units."""
-        if key not in self.steps:
-            return self.first[key]
-        exponent: Tensor = self.steps[key]
-        return self.first[key].to(exponent.device) * torch.exp(0.1 * exponent)
-
     def weight_scale(self, node: Any) -> Tensor:
         """The step of each channel of an anchor's weight; wide enough for its int32 bias."""
         assert self.dialect is not None
@@ -202,10 +159,7 @@ class OnnxModule(nn.Module):
             weight = self.value(node.input[1]).detach()
             step = self._spread(weight, axis, self.ratios[key].to(weight.device))
         if self.dialect.bias == "int32" and len(node.input) > 2 and node.input[2] in self.place:
-            bias = self.value(node.input[2]).detach().abs()
-            source = self.scale(self._source(node)).detach()
-            floor = bias / (source * write_onnx.BIAS_LIMIT)
-            step = torch.maximum(step, floor if step.ndim else floor.max())
+            step = widened(step, self.value(node.input[2]), self.scale(self._source(node)))
         return step
 
     def _source(self, node: Any) -> str:
@@ -214,25 +168,19 @@ class OnnxModule(nn.Module):
 
     def _spread(self, weight: Tensor, axis: int, ratio: Tensor) -> Tensor:
         assert self.dialect is not None
-        others = [each for each in range(weight.ndim) if each != axis]
-        most = weight.abs().amax(others)
-        if not self.dialect.per_channel:
-            most = most.amax()
-        step = ratio * most / self.dialect.weight.qmax
-        return torch.where(step > 0, step.clamp_min(grid.SCALE_MIN), torch.ones_like(step))
+        each = axis if self.dialect.per_channel else None
+        return spread(weight, each, self.dialect.weight.qmax, ratio)
 
     def _weights(self, node: Any, given: list[Any], values: dict[str, Any]) -> None:
         """Rounds the weight of an anchor, and its bias where the dialect stores integers."""
         assert self.dialect is not None
         step, axis = self.weight_scale(node), self.anchors[node.name]
-        shaped = _shaped(step, given[1].ndim, axis)
+        each = shaped(step, given[1].ndim, axis)
         bounds = self.dialect.weight.qmin, self.dialect.weight.qmax
-        given[1] = rounded(torch.clamp(given[1] / shaped, *bounds)) * shaped
+        given[1] = on_grid(given[1], each, bounds) * each
         if self.dialect.bias == "int32" and len(given) > 2 and given[2] is not None:
             bias_step = step * self.scale(self._source(node))
-            # In float64, as the writer: a large bias has more digits than float32 keeps.
-            codes = rounded(given[2].double() / bias_step.double())
-            given[2] = codes.to(bias_step.dtype) * bias_step
+            given[2] = bias_codes(given[2], bias_step).to(bias_step.dtype) * bias_step
 
     def quantized(self) -> Quantized:
         """The grids and codes that the last forward rounded to, for the writer."""
@@ -242,7 +190,7 @@ class OnnxModule(nn.Module):
             found = Quantized(
                 {
                     name: grid.QParams(
-                        _float32(self.scale(name)), params.zero_point, params.grid, params.axis
+                        float32(self.scale(name)), params.zero_point, params.grid, params.axis
                     )
                     for name, params in self.grids.items()
                 }
@@ -251,7 +199,7 @@ class OnnxModule(nn.Module):
                 if node.name not in self.anchors:
                     continue
                 weight = self.value(node.input[1]).detach().numpy()
-                scale = _float32(self.weight_scale(node))
+                scale = float32(self.weight_scale(node))
                 axis = self.anchors[node.name] if scale.ndim else None
                 zero = np.zeros(scale.shape, self.dialect.weight.storage)
                 params = grid.QParams(scale, zero, self.dialect.weight, axis)
@@ -260,17 +208,6 @@ class OnnxModule(nn.Module):
                     bias = self.value(node.input[2]).detach().numpy().copy()
                 found.weights[node.name] = Weight(params.quantize(weight), params, bias)
         return found
-
-
-def _shaped(step: Tensor, ndim: int, axis: int) -> Tensor:
-    """One step a channel, to be multiplied with a weight."""
-    shape = [1] * ndim
-    shape[axis] = -1
-    return step.reshape(shape) if step.ndim else step
-
-
-def _float32(value: Tensor) -> Any:
-    return np.asarray(value.detach().cpu().numpy(), np.float32)
 
 
 def _attributes(node: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_edge import errors
-from lepton_edge.calibration import dialects, onnx_quantizer
+from lepton_edge.artifact import Binding
+from lepton_edge.calibration import (
+    dialects,
+    learn_tflite,
+    onnx_quantizer,
+    tflite_quantizer,
+    write_tflite,
+)
 from lepton_edge.calibration.graph import session
+from lepton_edge.calibration.graph_tflite import CONVERSIONS, Graph
 from lepton_edge.calibration.observe_onnx import Data
 from lepton_edge.calibration.tuning import Tuning
 from lepton_edge.compress._training import Training
@@ -19,8 +27,13 @@ from lepton_edge.model import Signature
 from lepton_edge.samples import Samples
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lepton_edge.calibration.placement import Plan
     from lepton_edge.compress._onnx_module import OnnxModule
+
+    # What trains, what it learns from, and what writes the file and gives the record of it.
+    Begun = tuple[nn.Module, nn.Module, Callable[[Path], dict[str, Any]]]
 
 # Weights are in units of their grid's step: this rate moves one by at most 1/100 of it.
 RECOVERY = Training(epochs=3, optimizer="adam", lr=0.01, weight_decay=0.0, clip=None)
@@ -52,12 +65,16 @@ class QuantizedTraining:
             raise errors.UsageError(f"Weights have 4 or 8 bits, not {self.weight_bits}.")
         if not 0 <= self.weight <= 1:
             raise errors.UsageError(f"The weight {self.weight:g} is not between 0 and 1.")
-        if dialects.load(self.dialect).container != "onnx":
-            raise errors.CannotConvert(
-                f"Training in the integers of {self.dialect} is not possible: its graph is not"
-                " ONNX.",
-                next="Train in those of ort_x86_vnni, and convert that for this target.",
+        if self.container == "tflite" and self.weight_bits != 8:
+            raise errors.UsageError(
+                f"The kernels of {self.dialect} take weights of 8 bits, not {self.weight_bits}.",
+                next="Leave --weight-bits out, or train for ort_x86_vnni.",
             )
+
+    @property
+    def container(self) -> str:
+        """The format of the dialect's file: onnx or tflite."""
+        return dialects.load(self.dialect).container
 
     def __call__(
         self,
@@ -70,29 +87,21 @@ class QuantizedTraining:
         work: Path,
         key: str = "",
         resume: bool = False,
+        bindings: tuple[Sequence[Binding], Sequence[Binding]] = ((), ()),
     ) -> dict[str, Any]:
-        """Trains the float ONNX graph `model` and writes the Q/DQ graph `out`; returns the record.
+        """Trains the float graph `model` and writes the int8 file `out`; returns the record.
 
-        The graph takes any batch. After writing, every layer's integers in the file are compared
-        with those of the training, on the calibration data: weights and biases must be equal, and
-        activations are counted.
+        `model` is ONNX for any batch, or, for a dialect of TFLite, a .tflite whose inputs and
+        outputs `bindings` bind to those of `signature`; `calibration` is under the file's names.
+        After writing, every layer's integers in the file are compared with those of the training,
+        on the calibration data: weights and biases must be equal, and activations are counted.
         """
         from lepton_edge.compress import _data, _train
         from lepton_edge.compress._objectives import Distillation, Task
-        from lepton_edge.compress._onnx_module import OnnxModule
 
-        dialect = dialects.load(self.dialect)
-        if self.weight_bits != 8:
-            dialect = replace(dialect, weight=replace(dialect.weight, bits=self.weight_bits))
         tuning = Tuning(keep_float=self.keep_float, equalize=self.equalize, calibration_threads=1)
-        made = onnx_quantizer.Work(model, calibration, dialect, tuning, cache=None)
-        plan = made.plan()
-        grids = onnx_quantizer.activation_grids(made.graph, plan, made.stats, dialect, tuning)
-        module = OnnxModule(
-            made.graph, plan.weights, plan=plan, dialect=dialect, activations=grids,
-            learned=self.learned_step,
-        )  # fmt: skip
-        teacher = OnnxModule(made.graph, plan.weights)
+        begin = self._tflite if self.container == "tflite" else self._onnx
+        module, teacher, finish = begin(model, calibration, tuning, bindings)
         data = _data.source(training, signature)
         labelled = not isinstance(data, _data.Table) or data.labels is not None
         task = Task(self.output, "auto", self.training.label_smoothing)
@@ -103,18 +112,64 @@ class QuantizedTraining:
         result = _train.fit(
             module, objective, data, self.training, work, key=f"{key}:{self}", resume=resume
         )
-        quantized = module.quantized()
-        made.write(plan, quantized, out)
-        equal = compare(out, module, calibration)
         return {
             "pass": "quantize",
             **asdict(self),
             "labels": labelled,
             "result": result.as_dict(),
-            "int8_nodes": len(plan.ints),
-            "float_nodes": dict(sorted(plan.floats.items())),
-            "equal": equal,
+            **finish(out),
         }
+
+    def _onnx(self, model: Path, data: Data, tuning: Tuning, _bindings: Any) -> Begun:
+        from lepton_edge.compress._onnx_module import OnnxModule
+
+        dialect = dialects.load(self.dialect)
+        if self.weight_bits != 8:
+            dialect = replace(dialect, weight=replace(dialect.weight, bits=self.weight_bits))
+        made = onnx_quantizer.Work(model, data, dialect, tuning, cache=None)
+        plan = made.plan()
+        grids = onnx_quantizer.activation_grids(made.graph, plan, made.stats, dialect, tuning)
+        module = OnnxModule(
+            made.graph, plan.weights, plan=plan, dialect=dialect, activations=grids,
+            learned=self.learned_step,
+        )  # fmt: skip
+
+        def finish(out: Path) -> dict[str, Any]:
+            made.write(plan, module.quantized(), out)
+            return {
+                "int8_nodes": len(plan.ints),
+                "float_nodes": dict(sorted(plan.floats.items())),
+                "equal": compare(out, module, data),
+            }
+
+        return module, OnnxModule(made.graph, plan.weights), finish
+
+    def _tflite(self, model: Path, data: Data, tuning: Tuning, bindings: tuple[Any, Any]) -> Begun:
+        from lepton_edge.compress import _tflite_module as tflite
+
+        dialect = dialects.load(self.dialect)
+        made = tflite_quantizer.Work(model, data, dialect, tuning, float_io=True, cache=None)
+        teacher = tflite.TfliteModule(made.graph, made.graph, *bindings)
+        graph = Graph(made.nearest())
+        if dialect.full_integer:
+            write_tflite.check_integer(graph)
+        layers = learn_tflite.learnable(made.graph, graph, write_tflite.pairs(made.graph, graph))
+        module = tflite.TfliteModule(
+            graph, made.graph, *bindings, layers=layers, dialect=dialect, learned=self.learned_step
+        )
+
+        def finish(out: Path) -> dict[str, Any]:
+            module.write(out)
+            return {
+                "int8_nodes": sum(
+                    op.kind not in CONVERSIONS and graph.grid(op.outputs[0]) is not None
+                    for op in graph.ops
+                ),
+                "float_nodes": made.floats(),
+                "equal": tflite.compare(out, module, data),
+            }
+
+        return module, teacher, finish
 
 
 def compare(file: Path, module: OnnxModule, data: Data) -> dict[str, Any]:

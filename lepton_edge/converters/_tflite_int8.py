@@ -57,14 +57,7 @@ def quantize(
     edgetpu: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Writes `file`; the step's record and the calibration's. See `quantize_tflite`."""
-    batch = int(_tflite_bind.interpreter(source).get_input_details()[0]["shape"][0])
-    signature = signature.with_batch(batch)
-    prepared = json.dumps(samples.as_dict().get("preprocess"), sort_keys=True)
-    permuted = json.dumps([[each.tensor, each.permute] for each in bindings])
-    data = Data(
-        lambda: (bound(arrays, bindings) for arrays in feeds(samples, signature, batch)),
-        f"{fingerprint(samples)}:{prepared}:{permuted}:{batch}",
-    )
+    data = calibration_data(source, signature, bindings, samples)
     dialect = load("edgetpu" if edgetpu else "tflite")
     if precision == "int8-mixed":
         done = quantize_tflite_mixed(
@@ -87,6 +80,20 @@ def quantize(
     }
     record = {"n": len(samples), "fingerprint": fingerprint(samples), "ranges": options.ranges}
     return step, record
+
+
+def calibration_data(
+    source: Path, signature: Signature, bindings: tuple[Binding, ...], samples: Samples
+) -> Data:
+    """The samples under the names of the file `source`, in its layout and batches."""
+    batch = int(_tflite_bind.interpreter(source).get_input_details()[0]["shape"][0])
+    signature = signature.with_batch(batch)
+    prepared = json.dumps(samples.as_dict().get("preprocess"), sort_keys=True)
+    permuted = json.dumps([[each.tensor, each.permute] for each in bindings])
+    return Data(
+        lambda: (bound(arrays, bindings) for arrays in feeds(samples, signature, batch)),
+        f"{fingerprint(samples)}:{prepared}:{permuted}:{batch}",
+    )
 
 
 def bound(arrays: dict[str, Array], bindings: tuple[Binding, ...]) -> dict[str, Array]:

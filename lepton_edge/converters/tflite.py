@@ -126,9 +126,7 @@ def convert(
                     fed = _tflite_int8.bound(model.example(example), inputs)
                     step.update(_tflite_half.check(floats, fed))
             steps.append(step)
-            inputs, outputs = _renamed(inputs, outputs, floats, out / name)
-    if io == "int8":
-        inputs, outputs = _integer(model.signature, inputs, outputs, out / name)
+            inputs, outputs = rebound(model.signature, inputs, outputs, floats, out / name)
     return Artifact(
         folder=out,
         file=name,
@@ -268,17 +266,24 @@ def _produced(opened: Any) -> set[int]:
     }
 
 
-def _renamed(
-    inputs: tuple[Binding, ...], outputs: tuple[Binding, ...], before: Path, after: Path
+def rebound(
+    signature: Signature,
+    inputs: tuple[Binding, ...],
+    outputs: tuple[Binding, ...],
+    before: Path,
+    after: Path,
 ) -> tuple[tuple[Binding, ...], tuple[Binding, ...]]:
-    """The same bindings after quantisation, which renames tensors and keeps their order."""
+    """The bindings after quantisation, which renames tensors and keeps their order.
+
+    What became an integer in the file has its dtype, scale and zero point.
+    """
     results = []
     for bindings, old, new in zip(
         (inputs, outputs), _tflite_bind.tensors(before), _tflite_bind.tensors(after), strict=True
     ):
         names = {a.name: b.name for a, b in zip(old, new, strict=True)}
         results.append(tuple(replace(each, tensor=names[each.tensor]) for each in bindings))
-    return results[0], results[1]
+    return _integer(signature, results[0], results[1], after)
 
 
 def _integer(
