@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge import accuracy, errors, inspection, jobs, latency, loading, sources
-from lepton_edge._latency_budget import ratio_for
+from lepton_edge._latency_budget import Estimated, Measured, ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
 from lepton_edge.calibration import dialects
@@ -35,8 +35,9 @@ class Compressed:
     """What a pass made: `source` opens it; `before` and `after` have parameters, MACs and bytes.
 
     `accuracy` is of the result, its drop paired with the model before; `latency` compares both,
-    by format, where they were timed. `status` is PASS, the accuracy's verdict where a budget was
-    given, or SLOWER where a format that was asked for did not get faster.
+    by format, where they were timed; `estimate` has both on a device that is not there. `status` is
+    PASS, the accuracy's verdict where a budget was given, or SLOWER where a format that was asked
+    for did not get faster.
     """
 
     source: ModelSource
@@ -46,6 +47,7 @@ class Compressed:
     after: Mapping[str, Any]
     accuracy: Accuracy | None
     latency: Mapping[str, Comparison]
+    estimate: Mapping[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -61,6 +63,7 @@ class Compressed:
             "after": dict(self.after),
             "accuracy": self.accuracy.as_dict() if self.accuracy else None,
             "latency": {name: each.as_dict() for name, each in self.latency.items()},
+            "estimate": self.estimate,
             "pass": dict(self.record),
         }
 
@@ -69,7 +72,8 @@ def prune(source: ModelSource | str, output: str | Path, **given: Any) -> Compre
     """Removes channels of a PyTorch model; `options` are those of `compress.Prune`.
 
     With the option cost=latency, `ratio` is the share of the median latency in the first format of
-    `to`, on the device `on` or this machine: the share of MACs is then found by measuring.
+    `to`, on the device `on` or this machine, or of the one estimated for `device` in
+    `device_precision`: what layers take there is found first, and decides which give up channels.
     """
     return compress("prune", source, output, **given)
 
@@ -221,6 +225,8 @@ def compress(
     window: str = "quick",
     threads: int | None = None,
     on: str | None = None,
+    device: str | None = None,
+    device_precision: str = "int8",
     work: str | Path | None = None,
     resume: bool = False,
     processes: int = 1,
@@ -231,7 +237,8 @@ def compress(
 
     `train` are training samples, which must share none with `data`, the evaluation samples;
     `training` are options of `compress.Training`. `to` names formats in which both models are
-    timed (in `window`, see `benchmark`), on the device at the address `on` or here. `work` keeps
+    timed (in `window`, see `benchmark`), on the device at the address `on` or here; `device` is the
+    name of one that is not there, for which both are estimated in `device_precision`. `work` keeps
     the checkpoint and the TensorBoard events (default: OUTPUT.training); `resume` goes on after a
     run that was killed. Raises `UsageError` for shared samples; on any error nothing stands at
     `output` that was not there before.
@@ -241,10 +248,17 @@ def compress(
     work = training_folder(output, work)
     chosen = dict(options or {})
     timed = name == "prune" and chosen.get("cost") == "latency"
-    if timed and not to:
+    if timed and not to and device is None:
         raise errors.UsageError(
-            "A latency is that of a format.", next="Give --to onnx, openvino or tflite."
+            "A latency is that of a format, or estimated for a device.",
+            next="Give --to onnx, openvino or tflite, or --device.",
         )
+    if timed and "ratio" not in chosen:
+        raise errors.UsageError(
+            "To prune for a latency, say how much of it goes.", next="Give --ratio 0.5."
+        )
+    if on is not None and device is not None:
+        raise errors.UsageError("A device is reached (--on) or estimated (--device), not both.")
     check(name, source, chosen, training or {})
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
@@ -257,12 +271,14 @@ def compress(
     if samples is not None and held is not None:
         refuse_trained(samples, held)
     limits: dict[str, Any] = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
+    named = None if device is None else Estimated(device, device_precision, samples)
+    if named is not None and not timed:
+        named.estimate(source)  # what there is no estimate for is said before anything is trained
     budget = None
     if timed:
-        share = float(chosen["ratio"])
-        chosen["cost"] = "macs"
-        budget = ratio_for(source, chosen, share, to[0], window=window, threads=threads, on=on)
-        chosen["ratio"] = budget["ratio"]
+        clock = named or Measured(to[0], window, threads, on)
+        budget = ratio_for(source, chosen, float(chosen["ratio"]), clock, samples)
+        chosen.update(budget.pop("options"))
     with followed(work, PROGRESS):
         done = jobs.call(
             "compress",
@@ -281,7 +297,7 @@ def compress(
     made = made_by(source, ModelSource.from_dict(done["source"]), record)
     return measured(
         made, source, data=held, metric=metric, max_drop=max_drop, preprocess=preprocess,
-        to=to, window=window, threads=threads, on=on,
+        to=to, window=window, threads=threads, on=on, device=named,
     )  # fmt: skip
 
 
@@ -313,6 +329,7 @@ def measured(
     window: str = "quick",
     threads: int | None = None,
     on: str | None = None,
+    device: Estimated | None = None,
 ) -> Compressed:
     """`done` with its accuracy and its latency beside those of `before`; see `compress`."""
     found = None
@@ -327,7 +344,13 @@ def measured(
         )
         for format in to
     }  # fmt: skip
-    return replace(done, status=_status(found, times), accuracy=found, latency=times)
+    estimate = done.estimate
+    if device is not None:
+        both = {"before": before, "after": done.source}
+        estimate = {key: device.estimate(each).as_dict() for key, each in both.items()}
+    return replace(
+        done, status=_status(found, times), accuracy=found, latency=times, estimate=estimate
+    )
 
 
 def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:

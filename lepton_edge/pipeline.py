@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge import compression, errors, inspection, loading, report, sources, study
+from lepton_edge._latency_budget import Estimated
 from lepton_edge.artifact import NAME, Artifact, replacing
 from lepton_edge.measurement import Report, Row
 from lepton_edge.model import ModelSource
@@ -177,19 +178,26 @@ def _compressed(
     """Trains where that is not done, then measures. A graph that stayed the same is not timed."""
     data, goals = recipe.data, recipe.goals
     on = next((target.on for target in recipe.targets if target.on), None)
+    timed = each.device is None and each.options.get("cost") == "latency"
     done = compression.written_at(folder, source)
     if done is None:
         done = compression.compress(
             each.kind, source, folder, train=data.train, options=each.options,
             training=each.training, processes=each.processes, preprocess=data.prepared,
-            to=recipe.formats if each.options.get("cost") == "latency" else (),
-            window=goals.window, threads=goals.threads, on=on, resume=True,
+            to=recipe.formats if timed else (), window=goals.window, threads=goals.threads,
+            on=on if timed else None, device=each.device, device_precision=each.device_precision,
+            resume=True,
         )  # fmt: skip
+    named = None
+    if each.device is not None and done.estimate is None:  # of a run that was killed after training
+        assert data.train is not None
+        train = open_samples(data.train, preprocess=data.prepared)
+        named = Estimated(each.device, each.device_precision, train)
     changed = any(done.before[key] != done.after[key] for key in ("parameters", "macs"))
     found = compression.measured(
         done, source, data=open_samples(data.data, preprocess=data.prepared), metric=goals.metric,
         preprocess=data.prepared, to=recipe.formats if changed else (), window=goals.window,
-        threads=goals.threads, on=on,
+        threads=goals.threads, on=on, device=named,
     )  # fmt: skip
     return found.as_dict()
 
@@ -225,6 +233,12 @@ def _note(document: Mapping[str, Any]) -> str:
         parts.append(f"{format} {verdict}, p50 x{each['ratio']:.3f}")
     if not document["latency"]:
         parts.append("not timed")
+    if document.get("estimate"):
+        old, new = (document["estimate"][side] for side in ("before", "after"))
+        parts.append(
+            f"{old['device']} {old['precision']} estimated {old['latency_ms']:.3g} ->"
+            f" {new['latency_ms']:.3g} ms"
+        )
     return f"{document['pass']['pass']}: {'; '.join(parts)}"
 
 

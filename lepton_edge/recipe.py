@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import accuracy, compression, errors, latency, plugins, sources
+from lepton_edge import accuracy, compression, devices, errors, latency, plugins, sources
 from lepton_edge import options as knobs
 from lepton_edge.compress.prune import alignment
 from lepton_edge.model import ModelSource, TensorSpec
@@ -62,11 +62,14 @@ class DataPart:
 class PassPart:
     """`options` are those of the pass `kind`, `training` those of `compress.Training`.
 
-    A finetune in `precision` int8 makes an ONNX artefact, and is the last pass.
+    A finetune in `precision` int8 makes an artefact, and is the last pass. `device` is one that is
+    not there: its latency in `device_precision` is estimated, and pruned for where cost is latency.
     """
 
     kind: str
     precision: str = "fp32"
+    device: str | None = None
+    device_precision: str = "int8"
     processes: int = 1
     training: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +83,11 @@ class PassPart:
             raise errors.UsageError(
                 f"{self.kind} has no precision {self.precision!r}: finetune has fp32 and int8."
             )
+
+        if self.device is not None:
+            if self.quantizes:
+                raise errors.UsageError("What a finetune in int8 writes is not estimated.")
+            devices.load(self.device)
 
     @property
     def quantizes(self) -> bool:

@@ -35,6 +35,13 @@ To = Annotated[
         help="Formats in which the model is timed before and after: onnx,openvino,tflite."
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="A device that is not here: its latency is estimated (devices predict)."),
+]
+DevicePrecision = Annotated[
+    str, typer.Option(help="With --device: the precision that it runs in there.")
+]
 Window = Annotated[str, typer.Option(help="quick, official, or RUNS,SECONDS, for --to.")]
 Work = Annotated[
     Path | None,
@@ -73,6 +80,8 @@ class Request:
     time_limit: float
     memory_limit: int | None
     seed: int
+    device: str | None = None
+    device_precision: str = "int8"
 
     def run(self, json: bool) -> int:
         """Runs the pass and prints what it did; the exit code is the document's."""
@@ -93,6 +102,8 @@ class Request:
             window=self.window,
             threads=self.threads,
             on=self.on,
+            device=self.device,
+            device_precision=self.device_precision,
             work=self.work,
             resume=self.resume,
             processes=self.processes,
@@ -118,7 +129,18 @@ def compressed_text(document: dict[str, Any]) -> str:
             )
     lines += _what_was_done(document["pass"])
     lines += [*_accuracy(document["accuracy"]), *_latency(document["latency"], "fp32")]
+    if document["estimate"]:
+        before, after = (document["estimate"][side] for side in ("before", "after"))
+        lines.append(
+            f"  {before['device']} {before['precision']}, estimated (tier {before['tier']}):"
+            f" {_interval(before)} -> {_interval(after)} ms, {before['level']:.0%} intervals"
+        )
     return "\n".join(lines)
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    low, high = estimate["interval_ms"]
+    return f"{estimate['latency_ms']:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _latency(found: dict[str, Any], precision: str) -> list[str]:
@@ -178,13 +200,16 @@ def _what_was_done(record: dict[str, Any]) -> list[str]:
     budget = record.get("latency_budget")
     if budget is not None:
         trials = ", ".join(
-            f"{100 * each['macs_removed']:.0f} % {each['p50_ms']:.3g} ms"
-            for each in budget["trials"]
+            f"{100 * each['removed']:.0f} % {each['p50_ms']:.3g} ms" for each in budget["trials"]
         )
-        lines.append(
-            f"  {budget['format']} p50 {budget['before_p50_ms']:.3g} ms before; with MACs removed:"
-            f" {trials}"
-        )
+        where = budget.get("format") or f"{budget['device']} {budget['precision']}, estimated"
+        layers = sorted(budget["layers_ms"].items(), key=lambda each: -each[1])
+        lines += [
+            f"  {where}: {budget['before_p50_ms']:.3g} ms before, of which "
+            + ", ".join(f"{name} {ms:.3g}" for name, ms in layers[:5])
+            + f"; {len(budget['layers_ms'])} layers",
+            f"  with a share of the layers' time removed: {trials}",
+        ]
     for number, each in enumerate(record.get("rounds", ()), 1):
         title = f"  round {number}: " if len(record["rounds"]) > 1 else "  channels: "
         changed = [

@@ -19,7 +19,14 @@ def command(
     ] = None,
     cost: Annotated[
         str | None,
-        typer.Option(help="macs (default), parameters, or latency in the first format of --to."),
+        typer.Option(
+            help="macs (default), parameters, or latency: in the first format of --to, or on"
+            " --device."
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="In place of --ratio: what stays, as conv1:16,conv2:48."),
     ] = None,
     scope: Annotated[
         str | None,
@@ -29,6 +36,10 @@ def command(
         str | None, typer.Option(help="magnitude (default), taylor or bn-scale.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of pruning and recovery.")] = None,
+    recover: Annotated[
+        bool,
+        typer.Option(help="Train after each round, where there are --train samples."),
+    ] = True,
     keep: Annotated[
         str | None, typer.Option(help="Module names to leave alone, comma-separated; * and ?.")
     ] = None,
@@ -54,6 +65,8 @@ def command(
     threads: common.Threads = None,
     on: common.On = None,
     wait: common.Wait = False,
+    device: passes.Device = None,
+    device_precision: passes.DevicePrecision = "int8",
     work: passes.Work = None,
     resume: passes.Resume = False,
     processes: passes.Processes = 1,
@@ -72,22 +85,22 @@ def command(
 
     options = common.pairs(option)
     if sparsity is not None:
-        wrong = {"--cost": cost, "--scope": scope, "--importance": importance, "--keep": keep,
-                 "--round-to": round_to, "--rounds": rounds}  # fmt: skip
+        wrong = {"--cost": cost, "--channels": channels, "--scope": scope,
+                 "--importance": importance, "--keep": keep, "--round-to": round_to,
+                 "--rounds": rounds}  # fmt: skip
         given = [name for name, value in wrong.items() if value is not None]
         if given:
             raise errors.UsageError(f"{given[0]} is for channels, not for --sparsity.")
         chosen: dict[str, Any] = {"pattern": sparsity, "ratio": ratio, **options}
     else:
-        if ratio is None and "ratio" not in options:
-            raise errors.UsageError("Pruning needs to know how much.", next="Give --ratio 0.5.")
         if round_to is None:
             formats = common.split(to or "") or [""]
             round_to = max(alignment(format) for format in formats)
         chosen = {
-            "ratio": ratio, "cost": cost, "scope": scope, "importance": importance,
-            "rounds": rounds, "keep": common.split(keep) if keep else None, "round_to": round_to,
-            **options,
+            "ratio": ratio, "channels": common.split(channels) if channels else None,
+            "cost": cost, "scope": scope, "importance": importance, "rounds": rounds,
+            "keep": common.split(keep) if keep else None, "round_to": round_to,
+            "recover": recover, **options,
         }  # fmt: skip
     return passes.Request(
         "sparsify" if sparsity is not None else "prune",
@@ -112,4 +125,6 @@ def command(
         time_limit,
         memory_limit,
         seed,
+        device,
+        device_precision,
     ).run(json)

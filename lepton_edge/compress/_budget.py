@@ -84,13 +84,15 @@ def chunk(size: int, removed: int, round_to: int) -> int:
 def by_worth(
     costs: Costs,
     groups: Sequence[Channels],
-    importance: Sequence[Array],
+    worth: Sequence[Array],
     target: float,
     round_to: int,
 ) -> Array:
-    """Removes, chunk by chunk, what is worth least for the cost that it saves, over all groups."""
+    """Removes, chunk by chunk, what is worth least for the cost that it saves, over all groups.
+
+    `worth[g][r]` is what the least important r channels of a group are worth together.
+    """
     most = limits(groups, round_to)
-    worth = [_worth(each) for each in importance]
     removed = np.zeros(len(groups), np.int64)
     cost = costs.after(removed)
     while cost > target:
@@ -110,13 +112,14 @@ def by_worth(
     return _settled(costs, groups, worth, target, removed, round_to)
 
 
-def _worth(importance: Array) -> Array:
-    """float64 [size + 1]: what the least important r channels of a group are worth together.
+def worth_of(importance: Array) -> Array:
+    """float64 [size + 1]: what the least important r channels are worth, as a share of their layer.
 
-    A channel counts for more where few are left, since those carry the whole layer.
+    A channel counts for more where few are left, since those carry the whole layer. Shares, since a
+    layer of many channels is not worth more than one of few (without data nothing tells).
     """
     each = np.sort(importance) / (1 - np.arange(len(importance)) / len(importance))
-    return np.concatenate([[0.0], np.cumsum(each)])
+    return np.concatenate([[0.0], np.cumsum(each) / max(float(np.sum(importance)), 1e-12)])
 
 
 def _settled(
@@ -155,7 +158,7 @@ def _settled(
 
     while True:
         best = min(neighbours(), key=lost, default=removed)
-        if lost(best) >= lost(removed) - 1e-9:
+        if lost(best) >= lost(removed) * (1 - 1e-9):
             return removed
         removed = best
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from lepton_edge import errors
 from lepton_edge.compress import _budget, _pass
 from lepton_edge.compress._training import Training
-from lepton_edge.model import Model
+from lepton_edge.model import Array, Model
 from lepton_edge.samples import Samples
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = 2  # rows to trace and to try with
 GRADIENT_BATCHES = 8
+SENSITIVITY_BATCH, SENSITIVITY_BATCHES = 64, 8
 ALIGNMENT = {"tensorrt": 16}  # tensor cores; vectors of the CPU formats hold 8 or more
 RECOVERY = Training(epochs=3, lr=0.01)
 
@@ -35,30 +38,52 @@ def alignment(format: str) -> int:
 class Prune:
     """Removes the share `ratio` of the model's `cost` (MACs or parameters), 0 < ratio < 1.
 
-    `scope` global weighs all layers against each other: least importance for the cost saved first;
-    `layer` takes the same share of every group. `importance` is by the L2 norm, by the first-order
-    change of the loss (needs labelled samples), or by the scale of batch norms. What stays of a
-    group is a multiple of `round_to`. `rounds` of pruning are each followed by `recovery` training
-    where there are samples: by the labels, and by the answers of the model as it was. `keep` are
+    `channels` in its place are pairs layer:number, what stays of those layers and of all that goes
+    with them. The cost latency is `fixed_ms` and what the layers take, at `prices` (pairs
+    layer:milliseconds a MAC) that were found by timing: `lepton_edge.prune` finds them.
+    `scope` global weighs all layers against each other, and what is worth least for the cost saved
+    goes first: by how far the answers on training samples move where a layer's channels are zero,
+    without samples by importance. `layer` takes the same share of every group. `importance` of
+    channels within a layer is by the L2 norm, by the first-order change of the loss (needs labelled
+    samples), or by the scale of batch norms. What stays of a group is a multiple of `round_to`.
+    `rounds` of pruning are each followed by `recovery` training where there are samples: by the
+    labels, and by the answers of the model as it was; `recover` false leaves that out. `keep` are
     module names (with * and ?) that are left alone. `output` as in `Finetune`.
     """
 
-    ratio: float
-    cost: Literal["macs", "parameters"] = "macs"
+    ratio: float | None = None
+    channels: tuple[str, ...] = ()
+    cost: Literal["macs", "parameters", "latency"] = "macs"
+    prices: tuple[str, ...] = ()
+    fixed_ms: float = 0.0
     scope: Literal["global", "layer"] = "global"
     importance: Literal["magnitude", "taylor", "bn-scale"] = "magnitude"
     round_to: int = 8
     rounds: int = 1
     keep: tuple[str, ...] = ()
+    recover: bool = True
     output: str | None = None
     recovery: Training = field(default_factory=lambda: RECOVERY)
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
+        if (self.ratio is None) == (not self.channels):
+            raise errors.UsageError(
+                "Pruning needs to know how much: a ratio, or the channels that stay, not both.",
+                next="Give --ratio 0.5, or --channels conv1:16,conv2:32.",
+            )
+        if self.ratio is not None and not 0 < self.ratio < 1:
             raise errors.UsageError(
                 f"Pruning cannot remove {self.ratio:g} of the {self.cost}.",
                 next="Give a ratio between 0 and 1, such as 0.5.",
             )
+        if self.channels and self.rounds > 1:
+            raise errors.UsageError("Channels that are given are pruned in one round.")
+        if (self.cost == "latency") != bool(_numbers(self.prices)):
+            raise errors.UsageError(
+                "What latency costs is known from prices alone, which are found by timing.",
+                next="Call lepton_edge.prune with a format or a device.",
+            )
+        _numbers(self.channels)
         if self.round_to < 1 or self.rounds < 1:
             raise errors.UsageError("round_to and rounds are 1 or more.")
 
@@ -86,15 +111,32 @@ class Prune:
         inputs = example(model)
         original = copy.deepcopy(state.module)
         rounds, before = [], measured(state.module, inputs)
+        whole = self._whole(state.module, inputs)
         for number in range(1, self.rounds + 1):
-            share = (1 - self.ratio) ** (number / self.rounds)
-            found = self._round(state, training, inputs, before[self.cost] * share)
-            if training is not None:
+            share = (1 - (self.ratio or 0.0)) ** (number / self.rounds)
+            found = self._round(state, training, inputs, whole * share)
+            if training is not None and self.recover:
                 found["recovery"] = self._recover(state, original, training)
             rounds.append(found)
         after = measured(state.module, inputs)
         record = {"pass": "prune", **asdict(self), "before": before, "after": after}
-        return state.finish({**record, "rounds": rounds})
+        layers = {each.name: each.cost for each in costs_of(state.module, inputs, "macs")}
+        return state.finish({**record, "layer_macs": layers, "rounds": rounds})
+
+    def survey(self, model: Model) -> dict[str, Any]:
+        """What can be pruned: channels of `groups` by first layer, `macs` a sample by layer."""
+        from lepton_edge.compress import _groups
+
+        inputs = example(model)
+        refuse_recurrent(model.native, self.keep)
+        dependencies = _groups.Dependencies(model.native, inputs)
+        _, channels, _ = prunable(dependencies, self.keep, self.round_to)
+        layers = costs_of(model.native, inputs, "macs")
+        return {
+            "groups": {each.layer: each.size for each in channels},
+            "macs": {each.name: each.cost for each in layers},
+            "round_to": self.round_to,
+        }
 
     def _round(
         self,
@@ -107,67 +149,93 @@ class Prune:
 
         module = state.module
         dependencies = _groups.Dependencies(module, inputs)
-        groups, channels, kept = self._prunable(dependencies)
-        layers = costs_of(module, inputs, self.cost)
-        whole = measured(module, inputs)[self.cost]
-        fixed = max(0.0, whole - sum(layer.cost for layer in layers))
-        costs = _budget.Costs(layers, channels, fixed)
+        groups, channels, kept = prunable(dependencies, self.keep, self.round_to)
         if self.importance == "taylor":
             assert training is not None
             self._gradients(state, training)
-        worth = _groups.importances(dependencies, groups, self.importance)
-        if self.scope == "global":
-            removed = _budget.by_worth(costs, channels, worth, target, self.round_to)
-        else:
-            removed = _budget.by_share(costs, channels, target, self.round_to)
-        if costs.after(removed) > target * 1.001:
-            possible = 1 - costs.after(_budget.limits(channels, self.round_to)) / whole
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:4])
-            raise errors.CannotConvert(
-                f"Of this model's {self.cost} {100 * max(0.0, possible):.0f} % can be removed in"
-                f" steps of {self.round_to} channels, not"
-                f" {100 * (1 - target / whole):.0f} %{f' ({reasons})' if reasons else ''}.",
-                next="Give a smaller ratio or a smaller round_to.",
-            )
-        for group, values, count in zip(groups, worth, removed.tolist(), strict=True):
-            if count:
-                lowest = sorted(values.argsort(kind="stable")[:count].tolist())
-                dependencies.again(group, lowest).prune()
+        values = _groups.importances(dependencies, groups, self.importance)
         module.zero_grad()
+        if self.channels:
+            removed = self._given(channels, kept)
+        else:
+            if training is None or self.scope == "layer":
+                worth = [_budget.worth_of(each) for each in values]
+            else:
+                loss = self._loss(state, training)
+                worth = _groups.sensitivities(dependencies, groups, values, loss)
+            removed = self._chosen(module, inputs, channels, kept, worth, target)
+        for group, each, count in zip(groups, values, removed.tolist(), strict=True):
+            if count:
+                lowest = sorted(each.argsort(kind="stable")[:count].tolist())
+                dependencies.again(group, lowest).prune()
         sizes = [
             {"layer": each.layer, "channels": each.size, "kept": each.size - int(count)}
             for each, count in zip(channels, removed, strict=True)
         ]
         return {"layers": sizes, "not_pruned": kept}
 
-    def _prunable(self, dependencies: Any) -> tuple[list[Any], list[Channels], dict[str, str]]:
-        """Groups that passed their trial, and why each other layer is left alone."""
-        groups, channels, kept = [], [], {}
-        shared = shared_modules(dependencies.module)
-        for group in dependencies.groups():
-            found = dependencies.channels(group)
-            members = {*found.outs, *found.ins}
-            asked = [name for name in members if any(fnmatch.fnmatch(name, k) for k in self.keep)]
-            if asked:
-                reason: str | None = f"kept as asked ({min(asked)})"
-            elif members & shared:
-                reason = f"{min(members & shared)!r} shares its weights with another layer"
-            elif found.size <= self.round_to:
-                reason = f"it has {found.size} channels, and they go in steps of {self.round_to}"
-            else:
-                reason = dependencies.fault(group, self.round_to)
-            if reason is None:
-                groups.append(group)
-                channels.append(found)
-            else:
-                kept[found.layer] = reason
-        if not groups:
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:4])
+    def _chosen(
+        self,
+        module: nn.Module,
+        inputs: Sequence[Tensor],
+        channels: Sequence[Channels],
+        kept: dict[str, str],
+        worth: Sequence[Array],
+        target: float,
+    ) -> Array:
+        """How many channels of each group go, so that the cost is `target` at most."""
+        layers = self._layers(module, inputs)
+        whole = self._whole(module, inputs)
+        fixed = max(0.0, whole - sum(layer.cost for layer in layers))
+        costs = _budget.Costs(layers, channels, fixed)
+        if self.scope == "global":
+            removed = _budget.by_worth(costs, channels, worth, target, self.round_to)
+        else:
+            removed = _budget.by_share(costs, channels, target, self.round_to)
+        if costs.after(removed) > target * 1.001:
+            possible = 1 - costs.after(_budget.limits(channels, self.round_to)) / whole
             raise errors.CannotConvert(
-                f"Nothing in this model can be pruned: {reasons or 'it has no such layers'}.",
-                next="Sizes that a forward writes down as numbers must follow its tensors.",
+                f"Of this model's {self.cost} {100 * max(0.0, possible):.0f} % can be removed in"
+                f" steps of {self.round_to} channels, not"
+                f" {100 * (1 - target / whole):.0f} %{_because(kept)}.",
+                next="Give a smaller ratio or a smaller round_to.",
             )
-        return groups, channels, kept
+        return removed
+
+    def _given(self, channels: Sequence[Channels], kept: dict[str, str]) -> Array:
+        """As `channels` says; a group may be named by any layer whose channels are the group's."""
+        sizes = np.array([each.size for each in channels])
+        wanted = sizes.copy()
+        for name, number in _numbers(self.channels).items():
+            found = [i for i, each in enumerate(channels) if name in each.outs]
+            if not found:
+                raise errors.CannotConvert(
+                    f"The channels of {name!r} cannot be pruned{_because(kept)}.",
+                    next=f"What can be: {', '.join(each.layer for each in channels)}.",
+                )
+            if number % 1 or not 1 <= number <= sizes[found[0]]:
+                raise errors.UsageError(
+                    f"{name!r} has {sizes[found[0]]} channels, of which {number:g} cannot stay."
+                )
+            wanted[found[0]] = number
+        if (wanted == sizes).all():
+            raise errors.UsageError("All of those channels would stay: nothing would change.")
+        removed: Array = sizes - wanted
+        return removed
+
+    def _layers(self, module: nn.Module, inputs: Sequence[Tensor]) -> list[_budget.Layer]:
+        if self.cost != "latency":
+            return costs_of(module, inputs, self.cost)
+        prices = _numbers(self.prices)
+        return [
+            replace(layer, cost=layer.cost * prices.get(layer.name, 0.0))
+            for layer in costs_of(module, inputs, "macs")
+        ]
+
+    def _whole(self, module: nn.Module, inputs: Sequence[Tensor]) -> float:
+        if self.cost == "latency":
+            return self.fixed_ms + sum(layer.cost for layer in self._layers(module, inputs))
+        return measured(module, inputs)[self.cost]
 
     def _recover(
         self, state: _pass.Work, original: nn.Module, training: Samples | Iterable[Any]
@@ -181,6 +249,28 @@ class Prune:
         objective = Distillation(original, task, temperature=2.0, weight=0.5 if labelled else 1.0)
         result = state.fit(objective, training, self.recovery)
         return {"labels": labelled, **result.as_dict()}
+
+    def _loss(
+        self, state: _pass.Work, training: Samples | Iterable[Any]
+    ) -> Callable[[nn.Module], float]:
+        """How far a module's answers on some samples are from the model's as it is now."""
+        import torch
+
+        from lepton_edge.compress._objectives import Distillation, Task
+
+        as_it_is = copy.deepcopy(state.module).eval()
+        objective = Distillation(as_it_is, Task(self.output), temperature=1.0, weight=1.0)
+        batches = state.source(training).epoch(0, self.recovery.seed, SENSITIVITY_BATCH, 0)
+        some = [
+            tuple(torch.as_tensor(each) for each in inputs)
+            for (inputs, _), _ in zip(batches, range(SENSITIVITY_BATCHES), strict=False)
+        ]
+
+        def loss(module: nn.Module) -> float:
+            with torch.inference_mode():
+                return float(np.mean([float(objective(module, each, None)[0]) for each in some]))
+
+        return loss
 
     def _gradients(self, state: _pass.Work, training: Samples | Iterable[Any]) -> None:
         """Gradients of the task's loss, summed over the first batches."""
@@ -202,6 +292,61 @@ class Prune:
             tensors = tuple(torch.as_tensor(each) for each in inputs)
             loss, _accuracy = task(state.module, tensors, torch.as_tensor(labels))
             loss.backward()
+
+
+def prunable(
+    dependencies: Any, keep: Sequence[str], round_to: int
+) -> tuple[list[Any], list[Channels], dict[str, str]]:
+    """Groups that passed their trial, and why each other layer is left alone."""
+    groups, channels, kept = [], [], {}
+    shared = shared_modules(dependencies.module)
+    for group in dependencies.groups():
+        found = dependencies.channels(group)
+        members = {*found.outs, *found.ins}
+        asked = [name for name in members if any(fnmatch.fnmatch(name, k) for k in keep)]
+        if asked:
+            reason: str | None = f"kept as asked ({min(asked)})"
+        elif members & shared:
+            reason = f"{min(members & shared)!r} shares its weights with another layer"
+        elif found.size <= round_to:
+            reason = f"it has {found.size} channels, and they go in steps of {round_to}"
+        else:
+            reason = dependencies.fault(group, round_to)
+        if reason is None:
+            groups.append(group)
+            channels.append(found)
+        else:
+            kept[found.layer] = reason
+    if not groups:
+        raise errors.CannotConvert(
+            "Nothing in this model can be pruned: "
+            + (_reasons(kept) or "it has no such layers")
+            + ".",
+            next="Sizes that a forward writes down as numbers must follow its tensors.",
+        )
+    return groups, channels, kept
+
+
+def _reasons(kept: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:4])
+
+
+def _because(kept: dict[str, str]) -> str:
+    return f" ({_reasons(kept)})" if kept else ""
+
+
+def _numbers(pairs: Sequence[str]) -> dict[str, float]:
+    """`layer:number` pairs."""
+    found = {}
+    for each in pairs:
+        name, _, number = each.rpartition(":")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise errors.UsageError(f"Cannot read {each!r}.", next="Write layer:number.")
+    return found
 
 
 def refuse_recurrent(module: nn.Module, keep: Sequence[str]) -> None:

@@ -69,27 +69,72 @@ def test_what_did_not_get_faster_is_called_slower(cli: Cli, folder: Path) -> Non
     assert document["accuracy"] is None
 
 
+WIDE = (
+    "import torch\n"
+    "from torch import nn\n"
+    "def wide():\n"
+    "    torch.manual_seed(0)\n"
+    "    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(),"
+    " nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),"
+    " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))\n"
+    "    net.example_inputs = {'image': torch.zeros(1, 3, 48, 48)}\n"
+    "    return net\n"
+    "def heavy():\n"  # nearly all of the weights in one layer, nearly all of the MACs elsewhere
+    "    torch.manual_seed(0)\n"
+    "    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(),"
+    " nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),"
+    " nn.Linear(64 * 64, 1024), nn.ReLU(), nn.Linear(1024, 4))\n"
+    "    net.example_inputs = {'image': torch.zeros(1, 3, 16, 16)}\n"
+    "    return net\n"
+)
+
+
 def test_a_latency_is_reached_by_measuring(folder: Path) -> None:
-    from lepton_edge._latency_budget import ratio_for
+    from lepton_edge._latency_budget import Measured, ratio_for
     from lepton_edge.model import ModelSource
 
-    (folder / "wide.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "def wide():\n"
-        "    torch.manual_seed(0)\n"
-        "    net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(),"
-        " nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),"
-        " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))\n"
-        "    net.example_inputs = {'image': torch.zeros(1, 3, 48, 48)}\n"
-        "    return net\n"
-    )
-    source = ModelSource(f"{folder / 'wide.py'}:wide")
-    found = ratio_for(source, {"round_to": 8}, 0.3, "onnx", window="30,0", threads=1)
-    by_ratio = {each["macs_removed"]: each["p50_ms"] for each in found["trials"]}
-    assert by_ratio[found["ratio"]] <= 0.7 * found["before_p50_ms"]
+    (folder / "wide.py").write_text(WIDE)
+    source, clock = ModelSource(f"{folder / 'wide.py'}:wide"), Measured("onnx", "30,0", 1)
+    found = ratio_for(source, {"round_to": 8}, 0.3, clock)
+    by_ratio = {each["removed"]: each["p50_ms"] for each in found["trials"]}
+    assert by_ratio[found["options"]["ratio"]] <= 0.7 * found["before_p50_ms"]
+    assert sum(found["layers_ms"].values()) <= 1.001 * found["before_p50_ms"]
     with pytest.raises(errors.UsageError, match=r"cannot remove 1.5 of the latency"):
-        ratio_for(source, {}, 1.5, "onnx", window="30,0", threads=1)
+        ratio_for(source, {}, 1.5, clock)
+
+
+def test_layers_are_chosen_by_what_they_take_on_the_device(cli: Cli, folder: Path) -> None:
+    """On the estimated Jetson the weights of the linear layer cost most, and so it goes first."""
+    (folder / "wide.py").write_text(WIDE)
+
+    def pruned(name: str, *how: str) -> tuple[dict[str, int], float]:
+        done = cli(
+            "prune", f"{folder / 'wide.py'}:heavy", "-o", folder / name, *how,
+            "--device", "jetson-nano", "--device-precision", "fp16", "--json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        found = done.document
+        estimate = found["estimate"]
+        low, high = estimate["after"]["interval_ms"]
+        assert low < estimate["after"]["latency_ms"] < high
+        kept = {row["layer"]: row["kept"] for row in found["pass"]["rounds"][0]["layers"]}
+        return kept, estimate["after"]["latency_ms"] / estimate["before"]["latency_ms"]
+
+    asked, ratio = pruned("by-latency", "--ratio", "0.3", "--cost", "latency")
+    assert ratio <= 0.7
+    by_macs, _ = pruned("by-macs", "--ratio", "0.3")
+    assert asked["6"] < by_macs["6"]  # the linear layer
+    assert sum(asked[name] for name in "02") > sum(by_macs[name] for name in "02")
+
+
+def test_channels_can_be_given_exactly(cli: Cli, folder: Path) -> None:
+    done = cli(
+        "prune", f"{NETS}:cnn", "-o", folder / "exact", "--channels", "0:5,3:12", "--round-to", "1",
+        "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = done.document["pass"]["rounds"][0]["layers"]
+    assert {row["layer"]: row["kept"] for row in rows} == {"0": 5, "3": 12}
 
 
 def test_distil_without_labels_into_half_the_width(cli: Cli, folder: Path) -> None:
@@ -118,6 +163,13 @@ def test_sparsity_says_what_it_buys(cli: Cli, folder: Path, sparsity: str) -> No
         (("prune", "cnn", "--ratio", "0"), 2, "cannot remove 0"),
         (("prune", "cnn"), 2, "how much"),
         (("prune", "cnn", "--ratio", "0.5", "--cost", "latency"), 2, "that of a format"),
+        (("prune", "cnn", "--ratio", "0.5", "--channels", "0:8"), 2, "not both"),
+        (("prune", "cnn", "--channels", "0:64"), 2, "has 16 channels, of which 64 cannot stay"),
+        (("prune", "cnn", "--channels", "0=8"), 2, "layer:number"),
+        (("prune", "cnn", "--channels", "8:2"), 7, "channels of '8' cannot be pruned"),
+        (("prune", "cnn", "--channels", "0:16"), 2, "nothing would change"),
+        (("prune", "cnn", "--ratio", "0.5", "--device", "coral"), 2, "coral"),
+        (("prune", "cnn", "--ratio", "0.5", "--device", "coral-usb"), 2, "needs? samples"),
         (("prune", "cnn", "--ratio", "0.99"), 7, "can be removed in steps of 8"),
         (("prune", "cnn", "--ratio", "0.5", "--importance", "tailor"), 2, "taylor"),
         (("prune", "cnn", "--ratio", "0.5", "--importance", "taylor"), 2, "labelled"),

@@ -42,6 +42,7 @@ ratio = 0.5
 round_to = 4
 training = {epochs = 3, batch = 32, lr = 0.05, checkpoint_steps = 2}
 """
+JETSON = 'device = "jetson-nano"\ndevice_precision = "fp16"\n'
 INT8 = """
 [[passes]]
 kind = "finetune"
@@ -73,7 +74,7 @@ def written(folder: Path, text: str, name: str = "recipe.toml") -> Path:
 
 
 def test_a_recipe_runs_its_passes_and_reports_its_targets(cli: Cli, folder: Path) -> None:
-    recipe = written(folder, HEAD + PRUNE + INT8 + TARGETS)
+    recipe = written(folder, HEAD + PRUNE + JETSON + INT8 + TARGETS)
     planned = cli("run", recipe, "-o", folder / "whole", "--dry-run")
     assert planned.code == 0, planned.err
     assert "pass 1: prune" in planned.out
@@ -90,6 +91,9 @@ def test_a_recipe_runs_its_passes_and_reports_its_targets(cli: Cli, folder: Path
     assert pruned["after"]["macs"] <= 0.51 * pruned["before"]["macs"]
     assert set(pruned["latency"]) == {"onnx"}
     assert pruned["accuracy"]["drop_interval"] is not None
+    before, after = (pruned["estimate"][side] for side in ("before", "after"))
+    assert after["device"] == "jetson-nano"
+    assert after["latency_ms"] < before["latency_ms"]
     assert trained["pass"]["equal"]["weights"] > 0
     assert set(trained["latency"]) == {"onnx"}
     report = json.loads(Path(document["reports"]["json"]).read_text())
@@ -166,6 +170,8 @@ def test_goals_decide_the_exit_code(cli: Cli, folder: Path) -> None:
         (HEAD + PRUNE.replace('"prune"', '"prun"'), 2, "Did you mean 'prune'"),
         (HEAD + PRUNE.replace("0.5", "1.5"), 2, "cannot remove 1.5"),
         (HEAD + PRUNE.replace("[[passes]]", "[passes]"), 2, r"Write \[\[passes\]\]"),
+        (HEAD + PRUNE + JETSON.replace("nano", "nan"), 2, "Did you mean 'jetson-nano'"),
+        (HEAD + INT8 + JETSON, 2, "is not estimated"),
         (HEAD + INT8 + PRUNE, 2, "it is the last pass"),
         (HEAD + INT8.replace("finetune", "distil"), 2, "finetune has fp32 and int8"),
         (HEAD + TARGETS.replace('"onnx"', '"onx"'), 2, "Did you mean 'onnx'"),

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_edge.compress._budget import Channels, Costs, Layer, by_share, by_worth, limits
+from lepton_edge.compress._budget import (
+    Channels,
+    Costs,
+    Layer,
+    by_share,
+    by_worth,
+    limits,
+    worth_of,
+)
 from lepton_edge.compress._data import Table
 
 # Two convolutions in a row and a head: 3 -> a(16) -> b(32) -> 10.
@@ -38,7 +46,7 @@ def test_the_target_is_met_in_whole_steps(round_to: int, ratio: float) -> None:
     importance = [rng.uniform(0.1, 2, 16), rng.uniform(0.1, 2, 32)]
     target = (1 - ratio) * COSTS.total
     for removed in (
-        by_worth(COSTS, GROUPS, importance, target, round_to),
+        by_worth(COSTS, GROUPS, [worth_of(i) for i in importance], target, round_to),
         by_share(COSTS, GROUPS, target, round_to),
     ):
         assert COSTS.after(removed) <= target
@@ -51,7 +59,7 @@ def test_nothing_can_be_given_back() -> None:
     rng = np.random.default_rng(1)
     importance = [rng.uniform(0.1, 2, 16), rng.uniform(0.1, 2, 32)]
     target = 0.5 * COSTS.total
-    removed = by_worth(COSTS, GROUPS, importance, target, 4)
+    removed = by_worth(COSTS, GROUPS, [worth_of(i) for i in importance], target, 4)
     for index in range(2):
         if removed[index]:
             fewer = removed.copy()
