@@ -218,6 +218,12 @@ def _what_was_done(record: dict[str, Any]) -> list[str]:
             if row["kept"] != row["channels"]
         ]
         lines.append(title + ", ".join(changed))
+        refitted = [
+            f"{row['layer']} {100 * row['before']:.1f} -> {100 * row['after']:.1f} %"
+            for row in each["reconstructed"]
+        ]
+        if refitted:
+            lines.append(f"  squared error of the layers' outputs, refitted: {', '.join(refitted)}")
         if number == 1:
             lines += [f"  not pruned: {name}: {why}" for name, why in each["not_pruned"].items()]
     if "sparsity" in record:

@@ -40,6 +40,10 @@ def command(
         bool,
         typer.Option(help="Train after each round, where there are --train samples."),
     ] = True,
+    reconstruct: Annotated[
+        bool,
+        typer.Option(help="Refit layers that lost inputs, where there are --train samples."),
+    ] = True,
     keep: Annotated[
         str | None, typer.Option(help="Module names to leave alone, comma-separated; * and ?.")
     ] = None,
@@ -100,7 +104,7 @@ def command(
             "ratio": ratio, "channels": common.split(channels) if channels else None,
             "cost": cost, "scope": scope, "importance": importance, "rounds": rounds,
             "keep": common.split(keep) if keep else None, "round_to": round_to,
-            "recover": recover, **options,
+            "recover": recover, "reconstruct": reconstruct, **options,
         }  # fmt: skip
     return passes.Request(
         "sparsify" if sparsity is not None else "prune",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton_edge import errors
+from lepton_edge.compress import _reconstruct
 from lepton_edge.compress._budget import Channels
 from lepton_edge.model import Array
 from lepton_edge.sources._torch_run import tensors as named
@@ -78,13 +79,18 @@ class Dependencies:
         size = len(group[0].idxs)
         outs: dict[str, float] = {}
         ins: dict[str, float] = {}
-        for dependency, indices in group:
-            name = self.names.get(dependency.target.module)
-            if name is None:  # an operation or a bare parameter
-                continue
-            side = outs if self.graph.is_out_channel_pruning_fn(dependency.handler) else ins
+        for name, indices, out in self.reached(group):
+            side = outs if out else ins
             side[name] = side.get(name, 0.0) + len(indices) / size
         return Channels(self.names[group[0].dep.target.module], size, outs, ins)
+
+    def reached(self, group: Any) -> Iterator[tuple[str, list[int], bool]]:
+        """Module, channels as they are numbered now, and whether it computes or reads them."""
+        for dependency, indices in group:
+            name = self.names.get(dependency.target.module)
+            if name is not None:  # else an operation or a bare parameter
+                plain = [int(getattr(index, "idx", index)) for index in indices]
+                yield name, plain, self.graph.is_out_channel_pruning_fn(dependency.handler)
 
     def fault(self, group: Any, count: int) -> str | None:
         """Why `count` channels of the group cannot be removed, or None; tried on a copy."""
@@ -124,13 +130,8 @@ def _silence(module: nn.Module, theirs: Dependencies, removed: Any) -> None:
 
     mine = dict(module.named_modules())
     with torch.no_grad():
-        for dependency, indices in removed:
-            name = theirs.names.get(dependency.target.module)
-            if name is None:
-                continue
-            plain = [int(getattr(index, "idx", index)) for index in indices]
+        for name, plain, out in theirs.reached(removed):
             layer = mine[name]
-            out = theirs.graph.is_out_channel_pruning_fn(dependency.handler)
             if isinstance(layer, torch.nn.MultiheadAttention):
                 raise ValueError("attention of several heads is left as it is")
             if isinstance(layer, torch.nn.Embedding):
@@ -182,19 +183,27 @@ def sensitivities(
     groups: Sequence[Any],
     importance: Sequence[Array],
     loss: Callable[[nn.Module], float],
+    batches: _reconstruct.Batches | None,
 ) -> list[Array]:
     """For each group float64 [size + 1]: the loss where its least important r channels are zero.
 
-    Measured at LEVELS for each group alone, straight lines between, never falling.
+    Measured at LEVELS for each group alone, straight lines between, never falling. With `batches`
+    the layers that read those channels take the rest from the others, as after a reconstruction.
     """
     found = []
     for group, values in zip(groups, importance, strict=True):
         order, size = values.argsort(kind="stable"), len(values)
+        readers = list(dependencies.channels(group).ins)
+        known = _reconstruct.squares(dependencies.module, readers, batches) if batches else {}
         counts = sorted({max(1, round(level * size)) for level in LEVELS})
         worth = [0.0]
         for count in counts:
             silent = copy.deepcopy(dependencies.module).eval()
-            _silence(silent, dependencies, dependencies.again(group, order[:count].tolist()))
+            removed = dependencies.again(group, order[:count].tolist())
+            for name, channels, out in dependencies.reached(removed):
+                if name in known and not out:
+                    _reconstruct.cover(silent.get_submodule(name), known[name], channels)
+            _silence(silent, dependencies, removed)
             worth.append(max(worth[-1], loss(silent)))
         slope = (worth[-1] - worth[-2]) / (counts[-1] - counts[-2]) if len(counts) > 1 else 0.0
         last = worth[-1] + slope * (size - counts[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,11 +20,13 @@ from lepton_edge.samples import Samples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from lepton_edge.compress import _reconstruct
     from lepton_edge.compress._budget import Channels
 
 EXAMPLE = 2  # rows to trace and to try with
 GRADIENT_BATCHES = 8
 SENSITIVITY_BATCH, SENSITIVITY_BATCHES = 64, 8
+RECONSTRUCTION_BATCH, RECONSTRUCTION_BATCHES = 32, 256
 ALIGNMENT = {"tensorrt": 16}  # tensor cores; vectors of the CPU formats hold 8 or more
 RECOVERY = Training(epochs=3, lr=0.01)
 
@@ -47,8 +49,9 @@ class Prune:
     channels within a layer is by the L2 norm, by the first-order change of the loss (needs labelled
     samples), or by the scale of batch norms. What stays of a group is a multiple of `round_to`.
     `rounds` of pruning are each followed by `recovery` training where there are samples: by the
-    labels, and by the answers of the model as it was; `recover` false leaves that out. `keep` are
-    module names (with * and ?) that are left alone. `output` as in `Finetune`.
+    labels, and by the answers of the model as it was; `recover` false leaves that out. Before it,
+    with `reconstruct`, the layers that lost inputs are refitted to what they gave on samples.
+    `keep` are module names (with * and ?) that are left alone. `output` as in `Finetune`.
     """
 
     ratio: float | None = None
@@ -62,6 +65,7 @@ class Prune:
     rounds: int = 1
     keep: tuple[str, ...] = ()
     recover: bool = True
+    reconstruct: bool = True
     output: str | None = None
     recovery: Training = field(default_factory=lambda: RECOVERY)
 
@@ -145,9 +149,12 @@ class Prune:
         inputs: Sequence[Tensor],
         target: float,
     ) -> dict[str, Any]:
-        from lepton_edge.compress import _groups
+        from lepton_edge.compress import _groups, _reconstruct
 
-        module = state.module
+        module, whole = state.module, copy.deepcopy(state.module)
+        samples = training if self.reconstruct else None
+        batches = None if samples is None else self._batches(state, samples)
+        kept_channels = _reconstruct.Kept(module)
         dependencies = _groups.Dependencies(module, inputs)
         groups, channels, kept = prunable(dependencies, self.keep, self.round_to)
         if self.importance == "taylor":
@@ -162,17 +169,23 @@ class Prune:
                 worth = [_budget.worth_of(each) for each in values]
             else:
                 loss = self._loss(state, training)
-                worth = _groups.sensitivities(dependencies, groups, values, loss)
+                worth = _groups.sensitivities(dependencies, groups, values, loss, batches)
             removed = self._chosen(module, inputs, channels, kept, worth, target)
         for group, each, count in zip(groups, values, removed.tolist(), strict=True):
             if count:
                 lowest = sorted(each.argsort(kind="stable")[:count].tolist())
-                dependencies.again(group, lowest).prune()
+                going = dependencies.again(group, lowest)
+                for reached in dependencies.reached(going):
+                    kept_channels.remove(*reached)
+                going.prune()
+        refitted = []
+        if batches is not None:
+            refitted = _reconstruct.reconstruct(whole, module, kept_channels, batches)
         sizes = [
             {"layer": each.layer, "channels": each.size, "kept": each.size - int(count)}
             for each, count in zip(channels, removed, strict=True)
         ]
-        return {"layers": sizes, "not_pruned": kept}
+        return {"layers": sizes, "not_pruned": kept, "reconstructed": refitted}
 
     def _chosen(
         self,
@@ -260,17 +273,28 @@ class Prune:
 
         as_it_is = copy.deepcopy(state.module).eval()
         objective = Distillation(as_it_is, Task(self.output), temperature=1.0, weight=1.0)
-        batches = state.source(training).epoch(0, self.recovery.seed, SENSITIVITY_BATCH, 0)
-        some = [
-            tuple(torch.as_tensor(each) for each in inputs)
-            for (inputs, _), _ in zip(batches, range(SENSITIVITY_BATCHES), strict=False)
-        ]
+        some = list(self._inputs(state, training, SENSITIVITY_BATCH, SENSITIVITY_BATCHES))
 
         def loss(module: nn.Module) -> float:
             with torch.inference_mode():
                 return float(np.mean([float(objective(module, each, None)[0]) for each in some]))
 
         return loss
+
+    def _batches(
+        self, state: _pass.Work, training: Samples | Iterable[Any]
+    ) -> _reconstruct.Batches:
+        return lambda: self._inputs(state, training, RECONSTRUCTION_BATCH, RECONSTRUCTION_BATCHES)
+
+    def _inputs(
+        self, state: _pass.Work, training: Samples | Iterable[Any], size: int, most: int
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of the first batches, at most so many; the same at each call."""
+        import torch
+
+        batches = state.source(training).epoch(0, self.recovery.seed, size, 0)
+        for (inputs, _labels), _ in zip(batches, range(most), strict=False):
+            yield tuple(torch.as_tensor(each) for each in inputs)
 
     def _gradients(self, state: _pass.Work, training: Samples | Iterable[Any]) -> None:
         """Gradients of the task's loss, summed over the first batches."""
