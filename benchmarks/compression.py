@@ -28,8 +28,8 @@ from compression_speed import exported, of_folder, scores
 from lepton_edge import accuracy, inspection, latency, sources
 from lepton_edge.compress import Form, Prune, Training, _data, _train
 from lepton_edge.compress._form import MODEL
+from lepton_edge.compress._layers import example, measured
 from lepton_edge.compress._objectives import Task
-from lepton_edge.compress.prune import example, measured
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.preprocess import Preprocess
 from lepton_edge.samples import Samples, limit, open_samples

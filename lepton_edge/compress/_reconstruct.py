@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lepton_edge import errors
 from lepton_edge.model import Array
 
 Batches = Callable[[], Iterable[tuple[Tensor, ...]]]  # the same ones at each call
@@ -168,18 +169,26 @@ def _rows(
     for batch in batches():
         reads = torch.cat([_patches(layer, read) for read, _ in _run(*pruned, calls, batch)])
         gives = torch.cat([_places(layer, give) for _, give in _run(*whole, calls, batch)])
-        some = torch.randperm(len(reads), generator=generator)[: max(1, -(-need // SPREAD))]
+        some = torch.randperm(len(reads), generator=generator)[: max(HELD, -(-need // SPREAD))]
         parts.append((reads[some], gives[some][:, outs]))
         if sum(len(reads) for reads, _ in parts) >= need and len(parts) >= HELD:
             break
-    check = [index % HELD == HELD - 1 for index in range(len(parts))]
-    if not any(check):  # few samples: the last batch checks
-        check[-1] = len(parts) > 1
-    fit, held = (
-        [part for part, wanted in zip(parts, check, strict=True) if wanted == side]
-        for side in (False, True)
-    )
-    columns = [torch.cat(each) for side in (fit, held or fit) for each in zip(*side, strict=True)]
+    if len(parts) < HELD:  # few samples: rows in place of batches
+        reads, gives = (torch.cat(each) for each in zip(*parts, strict=True))
+        parts = list(zip(reads.tensor_split(HELD), gives.tensor_split(HELD), strict=True))
+    columns = [
+        torch.cat(each)
+        for held in (False, True)
+        for each in zip(
+            *(part for index, part in enumerate(parts) if (index % HELD == HELD - 1) == held),
+            strict=True,
+        )
+    ]
+    if not all(bool(each.isfinite().all()) for each in columns):
+        raise errors.CannotConvert(
+            "On the training samples a layer of this model gives values that are not finite.",
+            next="Look at the preprocessing and at the weights.",
+        )
     return _Rows(*columns)
 
 

@@ -63,8 +63,8 @@ class Distil:
 
         Raises `UsageError` where the teacher's outputs have other names or shapes.
         """
+        from lepton_edge.compress._layers import example
         from lepton_edge.compress._objectives import Distillation, Task
-        from lepton_edge.compress.prune import example
 
         if self.teacher is None and self.width is None:
             raise errors.UsageError(

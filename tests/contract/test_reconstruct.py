@@ -15,7 +15,7 @@ pytest.importorskip("accelerate")
 
 from torch import nn  # noqa: E402
 
-from lepton_edge import sources  # noqa: E402
+from lepton_edge import errors, sources  # noqa: E402
 from lepton_edge.compress import Prune, _reconstruct  # noqa: E402
 from lepton_edge.model import Feeds, Model, ModelSource  # noqa: E402
 from lepton_edge.samples import Samples, open_samples  # noqa: E402
@@ -140,3 +140,24 @@ def test_a_layer_that_runs_twice_is_fitted_to_both_calls() -> None:
     assert _reconstruct._calls(module, ["layer"], lambda: [batch]) == {"layer": 2}
     seen = _reconstruct._run(module, module.layer, 2, batch)
     torch.testing.assert_close(seen[1][0], seen[0][1])
+
+
+def test_one_batch_is_parted_into_rows_to_fit_and_to_judge() -> None:
+    layer = nn.Linear(3, 2)
+    batch = torch.arange(24.0).reshape(8, 3)
+    here = (layer, layer)
+    rows = _reconstruct._rows(here, here, torch.arange(2), 1, lambda: [(batch,)])
+    assert (len(rows.reads), len(rows.held_reads)) == (3, 1)
+    assert not {tuple(row) for row in rows.reads.tolist()} & {
+        tuple(row) for row in rows.held_reads.tolist()
+    }
+
+
+def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    model = sources.load(ModelSource(f"{compress_nets.__file__}:plain"))
+    feeds = made_up(model, 64, 0)
+    feeds["image"][5] = np.nan
+    data = opened(feeds, tmp_path / "train.npz")
+    with pytest.raises(errors.CannotConvert, match="not finite"):
+        Prune(ratio=0.3, recover=False)(model, data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
