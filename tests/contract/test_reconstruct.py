@@ -155,9 +155,9 @@ def test_one_batch_is_parted_into_rows_to_fit_and_to_judge() -> None:
 
 def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     model = sources.load(ModelSource(f"{compress_nets.__file__}:plain"))
-    feeds = made_up(model, 64, 0)
-    feeds["image"][5] = np.nan
-    data = opened(feeds, tmp_path / "train.npz")
+    images = made_up(model, 64, 0)["image"]
+    images[5] = np.nan
+    loader = torch.from_numpy(images).split(16)
     with pytest.raises(errors.CannotConvert, match="not finite"):
-        Prune(ratio=0.3, recover=False)(model, data, out=tmp_path / "out")
+        Prune(ratio=0.3, recover=False)(model, loader, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
