@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lepton_edge import devices, errors
+from lepton_edge.devices import Fact
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs flatbuffers to write .tflite files")
 pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert for the .tflite schema")
@@ -73,8 +75,15 @@ class File:
                 setattr(operator.builtinOptions, key, value)
         self.graph.operators.append(operator)
 
-    def conv(self, data: int, out: int, channels: tuple[int, int], **options: Any) -> None:
-        weights = self.tensor(channels[1], 1, 1, channels[0], values=3)
+    def conv(
+        self,
+        data: int,
+        out: int,
+        channels: tuple[int, int],
+        taps: tuple[int, int] = (1, 1),
+        **options: Any,
+    ) -> None:
+        weights = self.tensor(channels[1], *taps, channels[0], values=3)
         bias = self.tensor(channels[1], dtype="INT32", values=7)
         given = {"dilationWFactor": 1, "dilationHFactor": 1, **options}
         self.add("CONV_2D", [data, weights, bias], [out], kind="Conv2DOptions", **given)
@@ -105,6 +114,28 @@ def test_a_plain_convolution_is_mapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "held"), [((1, 1001), 251 * 192), ((1, 4096), 0), ((1, 4, 1344, 16), 0)]
+)
+def test_a_softmax_of_whole_blocks_holds_no_table(
+    shape: tuple[int, ...], held: int, tmp_path: Path
+) -> None:
+    file = File()
+    file.add("SOFTMAX", [file.tensor(*shape)], [file.tensor(*shape)])
+    assert file.placed(tmp_path)["summary"]["cached_bytes"] == held
+
+
+def test_a_depthwise_layer_of_one_channel_is_laid_out_as_a_convolution(tmp_path: Path) -> None:
+    file = File()
+    weights, bias = file.tensor(1, 7, 7, 8, values=3), file.tensor(8, dtype="INT32", values=7)
+    options = {"dilationWFactor": 1, "dilationHFactor": 1, "depthMultiplier": 8}
+    file.add(
+        "DEPTHWISE_CONV_2D", [file.tensor(1, 8, 8, 1), weights, bias], [file.tensor(1, 8, 8, 8)],
+        kind="DepthwiseConv2DOptions", **options,
+    )  # fmt: skip
+    assert file.placed(tmp_path)["summary"]["cached_bytes"] == 16 * (4 + 49 * 4)
+
+
+@pytest.mark.parametrize(
     ("rule", "build"),
     [
         ("eight-bit", lambda f: f.conv(f.tensor(1, 8, 8, 4, dtype="FLOAT32"), out(f), (4, 16))),
@@ -115,20 +146,12 @@ def test_a_plain_convolution_is_mapped(tmp_path: Path) -> None:
         ),
         (
             "equal-dilation",
-            lambda f: f.conv(f.tensor(1, 8, 8, 4), out(f), (4, 16), dilationWFactor=2),
+            lambda f: f.conv(f.tensor(1, 8, 8, 4), out(f), (4, 16), (3, 3), dilationWFactor=2),
         ),
         (
             "constant-parameters",
             lambda f: f.add(
-                "FULLY_CONNECTED", [f.tensor(1, 8), f.tensor(4, 8), -1], [f.tensor(1, 4)]
-            ),
-        ),
-        (
-            "output-1d",
-            lambda f: f.add(
-                "FULLY_CONNECTED",
-                [f.tensor(6, 8), f.tensor(4, 8, values=1), -1],
-                [f.tensor(6, 4)],
+                "PRELU", [f.tensor(1, 8, 8, 4), f.tensor(1, 1, 4)], [f.tensor(1, 8, 8, 4)]
             ),
         ),
         (
@@ -142,8 +165,8 @@ def test_a_plain_convolution_is_mapped(tmp_path: Path) -> None:
             ),
         ),
         (
-            "softmax-16000",
-            lambda f: f.add("SOFTMAX", [f.tensor(1, 16_001)], [f.tensor(1, 16_001)]),
+            "softmax-size",
+            lambda f: f.add("SOFTMAX", [f.tensor(1, 16_385)], [f.tensor(1, 16_385)]),
         ),
         (
             "transpose-size",
@@ -260,6 +283,22 @@ def test_each_rule_sends_the_operator_to_the_cpu(rule: str, build: Any, tmp_path
     assert found["summary"]["compiles"] is False
 
 
+@pytest.mark.parametrize(("lines", "values"), [(6, 1), (1, None)])
+def test_attention_needs_runtime_14(lines: int, values: int | None, tmp_path: Path) -> None:
+    """Several rows of output, or two computed tensors, in one multiplication."""
+    file = File()
+    weights = file.tensor(4, 8) if values is None else file.tensor(4, 8, values=values)
+    file.add("FULLY_CONNECTED", [file.tensor(lines, 8), weights, -1], [file.tensor(lines, 4)])
+    assert rows(file.placed(tmp_path)) == [("FULLY_CONNECTED", "accelerator")]
+    older = dataclasses.replace(
+        CORAL, facts=dataclasses.replace(CORAL.facts, runtime_version=Fact(13, "a source"))
+    )
+    (row,) = devices.placement(tmp_path / "model.tflite", older)["operators"]
+    assert (row["placement"], row["rule"]) == (
+        "cpu", "constant-parameters" if values is None else "output-1d",
+    )  # fmt: skip
+
+
 def out(file: File) -> int:
     return file.tensor(1, 8, 8, 16)
 
@@ -292,7 +331,8 @@ def out(file: File) -> int:
             ],
             [f.tensor(1, 10, 10, 4)],
         ),
-        lambda f: f.add("SOFTMAX", [f.tensor(1, 1000)], [f.tensor(1, 1000)]),
+        lambda f: f.conv(f.tensor(1, 8, 8, 4), out(f), (4, 16), (3, 1), dilationHFactor=4),
+        lambda f: f.add("SOFTMAX", [f.tensor(1, 16_384)], [f.tensor(1, 16_384)]),
         lambda f: f.add("SOFTMAX", [f.tensor(1, 4, 1344, 16)], [f.tensor(1, 4, 1344, 16)]),
         lambda f: f.add("RESHAPE", [f.tensor(1, 400, 3, 85)], [f.tensor(1, 1200, 85)]),
         lambda f: f.add("RESHAPE", [f.tensor(1, 40, 40, 255)], [f.tensor(1, 1600, 3, 85)]),

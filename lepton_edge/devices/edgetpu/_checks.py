@@ -15,7 +15,9 @@ import numpy as np
 
 from lepton_edge.devices._tflite import Graph, Operator, Tensor
 
-MAX_SOFTMAX_ITEMS = 16_000
+# Coral's table says 16,000; compiler 16 maps rows of 16,384 (ricardodeazambuja/LibrEdgeTPU,
+# tracker/templates), and no longer ones were seen.
+MAX_SOFTMAX_ITEMS = 16_384
 # 16 tiles of 196,608 bytes: libedgetpu driver/config/beagle.
 TILE_MEMORY_BYTES = 196_608
 ACTIVATION_MEMORY_BYTES = 16 * TILE_MEMORY_BYTES
@@ -53,8 +55,11 @@ def no_fused_activation(graph: Graph, operator: Operator, runtime: int) -> Breac
 
 
 def equal_dilation(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    """Along an axis with a single tap any dilation is none (fredriktegnell/edgetpu-tcn: 3x1)."""
     height, width = operator.options["dilation_h"], operator.options["dilation_w"]
-    if height != width:
+    weights = graph.input(operator, 1)
+    taps = weights.shape[1:3] if weights is not None else ()
+    if height != width and 1 not in taps:
         return Breach(
             "equal-dilation",
             f"its dilation differs in y and x ({height} and {width})",
@@ -92,7 +97,16 @@ def default_weights_format(graph: Graph, operator: Operator, runtime: int) -> Br
     )
 
 
-def output_is_1d(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+def vector_by_constants(graph: Graph, operator: Operator, runtime: int) -> Breach | None:
+    """Coral asks for constant weights and one row of output.
+
+    Compiler 16 maps attention that multiplies 49 rows and two computed tensors
+    (prbodmann/Coral-TPU, transformer/models/efficient_l3).
+    """
+    if runtime >= 14:
+        return None
+    if found := constant_parameters(graph, operator, runtime):
+        return found
     for tensor in graph.results(operator):
         if prod(tensor.shape[:-1]) != 1:
             return Breach(
@@ -247,7 +261,7 @@ def softmax_size(graph: Graph, operator: Operator, runtime: int) -> Breach | Non
         )
     if data.shape[-1] > MAX_SOFTMAX_ITEMS:
         return Breach(
-            "softmax-16000",
+            "softmax-size",
             f"it has rows of {data.shape[-1]:,} elements and {MAX_SOFTMAX_ITEMS:,} are the limit",
             "leave it out of the model",
         )

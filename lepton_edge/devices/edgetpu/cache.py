@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
-from lepton_edge.devices._tflite import Graph, Operator
+from lepton_edge.devices._tflite import Graph, Operator, Tensor
 
 # 7.7 to 7.9 MiB are published for small activations, 7.0 MiB is typical of convolutional models,
 # and it shrinks with activations: without compiling it cannot be known better.
@@ -59,9 +59,7 @@ def _outputs(channels: int) -> int:
 def _bytes(graph: Graph, operator: Operator) -> int:
     name = operator.name
     if name == "SOFTMAX":
-        data = graph.input(operator, 0)
-        # Three vectors of 16 bytes an element, in blocks of four elements.
-        return 3 * 64 * -(-data.size // 4) if data else 0
+        return _softmax(graph.input(operator, 0))
     if name in ("CONCATENATION", "SPLIT"):
         return _selector(graph, operator)
     if name == "UNIDIRECTIONAL_SEQUENCE_LSTM":
@@ -78,9 +76,22 @@ def _bytes(graph: Graph, operator: Operator) -> int:
         # layers written down from memory, comes to 3.72 MB; its compiled file holds 3.74.
         each += 4
     if name == "DEPTHWISE_CONV_2D":
-        return _up(weights.shape[-1] * (each + 4 * prod(weights.shape[1:-1])), 64)
+        data, taps = graph.input(operator, 0), 4 * prod(weights.shape[1:-1])
+        channels = weights.shape[-1]
+        if data is not None and data.shape[-1:] == (1,):  # of one channel: a plain convolution
+            channels = _outputs(channels)
+        return _up(channels * (each + taps), 64)
     each += prod(weights.shape[1:-1]) * _up(weights.shape[-1], 4)
     return _up(_outputs(weights.shape[0]) * each, 64)
+
+
+def _softmax(data: Tensor | None) -> int:
+    """Three vectors of 16 bytes an element of a row that is no whole number of blocks of four.
+
+    Rows of 10 and 1,001 have them, those of 16, 256, 4,096 and 16,384 have none.
+    """
+    row = data.shape[-1] if data is not None and data.shape else 0
+    return 3 * 64 * -(-row // 4) if row % 4 else 0
 
 
 def _selector(graph: Graph, operator: Operator) -> int:

@@ -6,6 +6,7 @@ A  developer.axis.com/computer-vision/on-device/system-on-chip/artpec-7/supporte
 C  google-coral/edgetpu CHANGES.md
 L  ricardodeazambuja/LibrEdgeTPU docs: operators tried with compiler 16
 O  observed in a compiled file only: google-coral/test_data, DeepLab on MobileNet EdgeTPU
+Where a check goes beyond the table, its docstring names the compiled file.
 M  the runtime version is from memory of Coral's table and was not read again
 """
 
@@ -46,7 +47,7 @@ MAPPED: dict[str, Mapped] = {
     "DEPTHWISE_CONV_2D": Mapped((*_PARAMETERS, check.equal_dilation)),
     "EXPAND_DIMS": Mapped(min_runtime=13, source="A C"),
     "FULLY_CONNECTED": Mapped(
-        (*_PARAMETERS, check.default_weights_format, check.output_is_1d),
+        (check.default_weights_format, check.vector_by_constants),
         note="very large layers may fail to compile (libcoral offers split_fc)",
     ),
     "L2_NORMALIZATION": Mapped(),
