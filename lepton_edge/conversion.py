@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lepton_edge import errors, jobs, parity, plugins, sources
+from lepton_edge import devices, errors, jobs, parity, plugins, sources
 from lepton_edge import options as knobs
 from lepton_edge.artifact import NAME, Artifact, replacing
 from lepton_edge.measurement import Parity
@@ -52,6 +52,7 @@ def convert(
     chosen = dict(options or {})
     converter = plugins.load("converters", to)
     knobs.build(converter.Options, chosen)  # a wrong option is known before anything starts
+    check_device(target)
     if on is not None and not hasattr(converter, "prepare"):
         raise errors.UsageError(
             f"The format {to} is the same on every machine, so nothing is built on {on!r}.",
@@ -115,6 +116,19 @@ def convert(
                 )
             replace(artifact, parity=result.as_dict()).save()
     return Artifact.load(output)
+
+
+def check_device(target: Target) -> None:
+    """Raises `UsageError` for a device that is not known, or an accelerator without the target."""
+    if target.device in getattr(plugins.load("converters", target.format), "HERE", ("cpu",)):
+        return
+    profile = devices.load(target.device)
+    takes = [(each.format, p) for each in profile.runtimes for p in each.precisions]
+    if profile.kind in ("edgetpu", "mcu") and (target.format, target.precision) not in takes:
+        raise errors.UsageError(
+            f"{target.device} takes {', '.join(map(' '.join, takes))}, not {target}.",
+            next="Leave --device out for a file that runs elsewhere.",
+        )
 
 
 def _verified(

@@ -70,7 +70,9 @@ def command(
     source = common.source(model, weights, inputs)
     address = common.address(on, wait)
     if dry_run:
-        source.sha256()  # a missing file is as wrong in a dry run
+        source.sha256()  # a missing file is as wrong in a dry run, and so is the device
+        for each in targets:
+            conversion.check_device(each)
         plan = [{"target": str(each), "output": str(place)} for each, place in places.items()]
         lines = [f"would convert {model} to {row['target']} in {row['output']}" for row in plan]
         return common.emit({"status": "SKIPPED(dry run)", "exit_code": 0, "plan": plan}, json,

@@ -32,9 +32,7 @@ def command(
     measured_on: Annotated[
         str | None, typer.Option(help="The device of --from, where the file does not say it.")
     ] = None,
-    devices_folder: Annotated[
-        str | None, typer.Option(help="A folder with TOML profiles of your own.")
-    ] = None,
+    devices_folder: common.DevicesFolder = None,
     json: common.Json = False,
     debug: common.Debug = False,
 ) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lepton_edge import errors
 from lepton_edge.cli import _common as common
+
+if TYPE_CHECKING:
+    from lepton_edge.devices import Profile
 
 # name -> (packages, extra, what for); `works` is asked of those that have a probe.
 _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -51,6 +54,7 @@ def command(
             " missing, the exit code is 4."
         ),
     ] = None,
+    devices_folder: common.DevicesFolder = None,
     on: common.On = None,
     wait: common.Wait = False,
     json: common.Json = False,
@@ -63,14 +67,15 @@ def command(
     from lepton_edge import devices
 
     profiles = [name for name in parts or () if name not in _PARTS]
+    known = devices.names(devices_folder)
     for name in profiles:
-        if name not in devices.names():
-            raise errors.unknown("part or device", name, [*_PARTS, *devices.names()])
+        if name not in known:
+            raise errors.unknown("part or device", name, [*_PARTS, *known])
     address = common.address(on, wait)
     if profiles:
         if len(parts or ()) > 1:
             raise errors.UsageError("Ask for one device at a time.")
-        document = _of_profile(profiles[0], address)
+        document = _of_profile(devices.load(profiles[0], devices_folder), address)
     elif address is None:
         found = [_examine(name) for name in (parts or _PARTS)]
         missing = [row["name"] for row in found if parts and not row["works"]]
@@ -82,24 +87,27 @@ def command(
     return common.emit(document, json, lambda: _text(document))
 
 
-def _of_profile(name: str, address: str | None) -> dict[str, Any]:
+def _of_profile(profile: Profile, address: str | None) -> dict[str, Any]:
     """What is needed here to make files for the device and reach it, and what it needs itself.
 
     Exit code 4 where no file that it runs can be made here and run. With an address: the profile's
     runtimes, on the device.
     """
-    from lepton_edge import devices
     from lepton_edge.cli import _needs
 
-    profile = devices.load(name)
+    if not profile.runtimes:
+        raise errors.UsageError(
+            f"The profile {profile.name!r} names no runtime, so there is nothing to prove.",
+            next="Write [[runtimes]] with a name, a format, precisions and a source.",
+        )
     if address is not None:
         if address.startswith("adb:"):
             return _of_phone(address, None)
         formats = [each.format for each in profile.runtimes if each.format in _THERE]
         if not formats:
             raise errors.UsageError(
-                f"None of the runtimes of {name!r} can be asked over ssh.",
-                next=_needs.there(profile) or f"See lepton-edge devices {name}.",
+                f"None of the runtimes of {profile.name!r} can be asked over ssh.",
+                next=_needs.there(profile) or f"See lepton-edge devices {profile.name}.",
             )
         return _of_device(address, formats, any_of=True)
     ways = _needs.ways(profile)
@@ -107,7 +115,7 @@ def _of_profile(name: str, address: str | None) -> dict[str, Any]:
     lacking = [[part for part in way if not rows[part]["works"]] for way in ways]
     missing = min(lacking, key=len) if lacking else []
     document = _document(sys.version.split()[0], list(rows.values()), missing)
-    return {**document, "profile": name, "there": _needs.there(profile)}
+    return {**document, "profile": profile.name, "there": _needs.there(profile)}
 
 
 def _of_phone(address: str, parts: list[str] | None) -> dict[str, Any]:

@@ -22,9 +22,7 @@ def command(
         str | None,
         typer.Option(help="What will not run on this device, and where each operator would."),
     ] = None,
-    devices_folder: Annotated[
-        str | None, typer.Option(help="A folder with TOML profiles of your own.")
-    ] = None,
+    devices_folder: common.DevicesFolder = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="What int8 does to each layer; needs --calib.")
     ] = False,

@@ -70,12 +70,12 @@ def first_line(error: BaseException) -> str:
     return (telling or [type(error).__name__])[0].rstrip(".!")[:300]
 
 
-def only_cpu(device: str, runtime: str) -> None:
-    """Raises `UsageError` for any other device."""
+def only_cpu(device: str, runtime: str, also: str = "") -> None:
+    """Raises `UsageError` for any other device; `also` is what else there is to ask for."""
     if device != "cpu":
         raise errors.UsageError(
             f"The {runtime} runtime runs on 'cpu' only, not on {device!r}.",
-            next="Use --device cpu.",
+            next=f"Use --device cpu{also}; another machine is reached with --on.",
         )
 
 

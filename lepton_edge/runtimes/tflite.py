@@ -46,7 +46,7 @@ def open_session(
     """Opens the file and allocates its tensors at the batch size that it was written with."""
     edgetpu, _, port = device.partition(":")
     if edgetpu != "edgetpu":
-        _common.only_cpu(device, "tflite")
+        _common.only_cpu(device, "tflite", ", or edgetpu for a file of edgetpu_compiler")
     name = _installed() if options.implementation == "auto" else options.implementation
     module, distributions = _HOMES[name]
     lite = _common.backend(
