@@ -58,9 +58,7 @@ On = Annotated[
         " Python 3.8, numpy and one runtime; or time on adb://SERIAL[?benchmark_model=PATH].",
     ),
 ]
-DevicesFolder = Annotated[
-    str | None, typer.Option(help="A folder with TOML profiles of your own.")
-]
+DevicesFolder = Annotated[str | None, typer.Option(help="A folder with TOML profiles of your own.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for a device that is in use.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Runtime threads.")]
 TimeLimit = Annotated[float, typer.Option(min=1, help="Seconds that one job may take.")]
