@@ -14,8 +14,9 @@ from lepton_edge._latency_budget import Estimated, Measured, ratio_for
 from lepton_edge._progress import followed
 from lepton_edge.artifact import Artifact, replacing
 from lepton_edge.calibration import dialects
-from lepton_edge.compress._form import MODEL, RECORD
-from lepton_edge.compress._training import training_folder
+from lepton_edge.compress._form import MODEL, RECORD, keras_file
+from lepton_edge.compress._pass import refuse
+from lepton_edge.compress._training import refuse_on_keras, training_folder
 from lepton_edge.compress.quantize import QuantizedTraining
 from lepton_edge.conversion import convert, refuse_to_overwrite
 from lepton_edge.jobs import compress as job
@@ -259,7 +260,7 @@ def compress(
         )
     if on is not None and device is not None:
         raise errors.UsageError("A device is reached (--on) or estimated (--device), not both.")
-    check(name, source, chosen, training or {})
+    check(name, source, chosen, training or {}, processes)
     if max_drop is not None and data is None:
         raise errors.UsageError("A budget for the drop needs evaluation data.")
     if on is not None and not to:
@@ -312,8 +313,11 @@ def written_at(folder: Path, before: ModelSource) -> Compressed | None:
     record = folder / RECORD
     if not record.exists():
         return None
-    weights = str(folder / f"{folder.name}.safetensors")
-    made = ModelSource(f"{folder / MODEL}:factory", weights, before.inputs)
+    if keras_file(folder).exists():
+        made = ModelSource(str(keras_file(folder)), None, before.inputs)
+    else:
+        weights = str(folder / f"{folder.name}.safetensors")
+        made = ModelSource(f"{folder / MODEL}:factory", weights, before.inputs)
     return made_by(before, made, json.loads(record.read_text())["steps"][-1])
 
 
@@ -365,21 +369,23 @@ def _status(found: Accuracy | None, times: Mapping[str, Comparison]) -> str:
 
 
 def check(
-    name: str, source: ModelSource, options: Mapping[str, Any], training: Mapping[str, Any]
+    name: str,
+    source: ModelSource,
+    options: Mapping[str, Any],
+    training: Mapping[str, Any],
+    processes: int = 1,
 ) -> None:
     """What is wrong with the request is said before anything is loaded.
 
     `name` is a pass of `lepton_edge.compress`; `quantize` takes a source of any framework.
     """
     plain = {**options, "cost": "macs"} if options.get("cost") == "latency" else options
-    job.build(name, plain, training)
+    made = job.build(name, plain, training)
     framework = sources.framework_of(source)
-    if framework != "torch" and name != "quantize":
-        raise errors.CannotConvert(
-            f"{source.path!r} ({framework}) cannot be compressed: pruning and training change a"
-            " PyTorch module.",
-            next="Give the model as file.py:factory with --weights.",
-        )
+    if name != "quantize":
+        refuse(made.frameworks, source.path, framework)
+    if framework == "keras" and name != "quantize":
+        refuse_on_keras(made.training, processes)
 
 
 def refuse_trained(train: Samples, data: Samples) -> None:

@@ -163,7 +163,7 @@ class Recipe:
                 raise errors.UsageError(f"The target {name!r} is there twice.")
         for each in self.passes:
             name = "quantize" if each.quantizes else each.kind
-            compression.check(name, self.model.source, each.options, each.training)
+            compression.check(name, self.model.source, each.options, each.training, each.processes)
         sources.framework_of(self.model.source)
         for source in self.others:
             source.sha256()  # `BadInput` where it is missing, before anything is trained

@@ -120,7 +120,8 @@ TIME_LIMIT = 7 * 86400.0
 def compressed_text(document: dict[str, Any]) -> str:
     """What the verbs print of a model that a pass wrote."""
     source, before, after = (document[key] for key in ("source", "before", "after"))
-    lines = [f"{document['status']}: {source['path']} --weights {source['weights']}"]
+    weights = f" --weights {source['weights']}" if source["weights"] else ""
+    lines = [f"{document['status']}: {source['path']}{weights}"]
     for key, name in (("parameters", "parameters"), ("macs", "MACs"), ("size_bytes", "bytes")):
         if before[key] and after[key]:
             lines.append(

@@ -61,6 +61,11 @@ class Table:
         inputs = tuple(np.array(each[index]) for each in self.inputs)
         return inputs, None if self.labels is None else self.labels[index]
 
+    def in_order(self, batch: int) -> Iterator[tuple[tuple[Array, ...], Array | None]]:
+        """All rows, in batches; the last may be smaller."""
+        for begin in range(0, len(self), batch):
+            yield self.rows(np.arange(begin, min(begin + batch, len(self))))
+
     def split(self, share: float, seed: int) -> tuple[Table, Table]:
         """A seeded `share` of the rows as a table of their own, second; the others, first."""
         order = np.random.default_rng((seed, 1 << 20)).permutation(len(self))

@@ -20,7 +20,7 @@ class Events:
         except ImportError as error:
             raise errors.BackendMissing(
                 f"tensorboard is needed to log a training and cannot be imported ({error}).",
-                next="pip install 'lepton-edge[train]'.",
+                next="pip install 'lepton-edge[train]' (Keras: 'lepton-edge[train-keras]').",
             ) from None
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)

@@ -215,11 +215,30 @@ def _recorded(path: Path, name: str) -> Form | None:
     return None if given is None else Form.from_dict(given)
 
 
+def keras_file(folder: Path) -> Path:
+    """The Keras model in a folder that a pass wrote."""
+    return folder / f"{folder.name}.keras"
+
+
+def steps_before(source: ModelSource) -> list[Any]:
+    """What was done to the model before, where the folder that a pass wrote tells."""
+    file = source.file
+    path = file.parent / RECORD
+    if file.name not in (MODEL, keras_file(file.parent).name) or not path.is_file():
+        return []
+    try:
+        found: list[Any] = json.loads(path.read_text())["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise errors.BadInput(f"{str(path)!r} is damaged.", next="Compress again.") from None
+    return found
+
+
 def refuse_to_overwrite(folder: Path) -> None:
     """Only a compressed model's folder, with nothing else in it, may be replaced."""
     if not folder.exists():
         return
-    known = {MODEL, RECORD, "__pycache__", f"{folder.name}.safetensors"}
+    weights = {f"{folder.name}.safetensors", keras_file(folder).name}
+    known = {MODEL, RECORD, "__pycache__", *weights}
     found = {each.name for each in folder.iterdir()} if folder.is_dir() else {folder.name}
     if found - known:
         raise errors.UsageError(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge import errors, sources
 from lepton_edge.compress import _data
-from lepton_edge.compress._form import RECORD, Form, refuse_to_overwrite
+from lepton_edge.compress._form import Form, refuse_to_overwrite, steps_before
 from lepton_edge.compress._training import Training, training_folder
 from lepton_edge.model import Model
 from lepton_edge.samples import Samples
@@ -19,7 +19,35 @@ from lepton_edge.samples import Samples
 if TYPE_CHECKING:
     from torch import nn
 
-    from lepton_edge.compress._train import Result
+    from lepton_edge.compress._keras_pass import KerasWork
+    from lepton_edge.compress._plan import Result
+
+
+def refuse(frameworks: Sequence[str], path: str, framework: str) -> None:
+    """`CannotConvert` for a model of a framework that is none of a pass's `frameworks`."""
+    if framework in frameworks:
+        return
+    if framework == "keras":
+        raise errors.CannotConvert(
+            f"{path!r} is a Keras model, and channels or weights are removed from a PyTorch module"
+            " alone.",
+            next="Distil it into a Keras model with fewer channels: distil SMALL --teacher MODEL.",
+        )
+    keras = "keras" in frameworks
+    raise errors.CannotConvert(
+        f"{path!r} ({framework}) cannot be compressed: pruning and training change a PyTorch"
+        f" module{' or a Keras model' if keras else ''}.",
+        next=f"Give the model as file.py:factory with --weights{', or .keras' if keras else ''}.",
+    )
+
+
+def begin(model: Model, out: Path, work: Path | None, resume: bool) -> Work | KerasWork:
+    """The work of a pass that takes models of both frameworks; only the model's own is loaded."""
+    if model.framework == "keras":
+        from lepton_edge.compress._keras_pass import KerasWork
+
+        return KerasWork.begin(model, out, work, resume)
+    return Work.begin(model, out, work, resume)
 
 
 @dataclass
@@ -39,9 +67,17 @@ class Work:
     sources: dict[int, _data.Source] = field(default_factory=dict)
     fits: int = 0
 
+    @property
+    def objectives(self) -> Any:
+        """The losses of this framework: `Task` and `Distillation`."""
+        from lepton_edge.compress import _objectives
+
+        return _objectives
+
     @classmethod
     def begin(cls, model: Model, out: Path, work: Path | None, resume: bool) -> Work:
         """Raises `CannotConvert` for a model that is no PyTorch factory."""
+        refuse(("torch",), model.source.path, model.framework)
         form = Form.of(model.source)
         refuse_to_overwrite(out)
         folder = training_folder(out, work)
@@ -81,7 +117,7 @@ class Work:
 
     def finish(self, record: dict[str, Any]) -> Model:
         """Writes the output's folder, opens it, and compares it with what was trained."""
-        steps = [*_steps(self.model), json.loads(json.dumps(record, default=str))]
+        steps = [*steps_before(self.model.source), json.loads(json.dumps(record, default=str))]
         form = self.form.changed_to(self.module)
         source = form.write(
             self.module.eval(),
@@ -96,15 +132,3 @@ class Work:
                 f" {list(map(str, self.model.signature.outputs))}."
             )
         return model
-
-
-def _steps(model: Model) -> list[Any]:
-    """What was done to the model before, where its folder tells."""
-    path = model.source.file.parent / RECORD
-    if model.source.file.name != "model.py" or not path.is_file():
-        return []
-    try:
-        found: list[Any] = json.loads(path.read_text())["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise errors.BadInput(f"{str(path)!r} is damaged.", next="Compress again.") from None
-    return found

@@ -6,46 +6,29 @@ was killed goes on from its checkpoint to the same weights as one that was not.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lepton_edge import errors
 from lepton_edge.compress import _checkpoint
-from lepton_edge.compress._data import Source, Table
-from lepton_edge.compress._events import Events
+from lepton_edge.compress._data import Source
+from lepton_edge.compress._plan import (
+    Log,
+    Plan,
+    Result,
+    improved,
+    mean,
+    out_of_memory,
+    refuse_not_finite,
+    weights_not_finite,
+)
 from lepton_edge.compress._training import Training
-
-PROGRESS = "progress.jsonl"
-
-
-@dataclass
-class Result:
-    """What a training did: `losses` are of every step, `best` is the least held-out loss."""
-
-    steps: int = 0
-    epochs: int = 0
-    losses: list[float] = field(default_factory=list)
-    best: float | None = None
-    stopped_early: bool = False
-    resumed_at: int | None = None
-    processes: int = 1
-
-    def as_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        losses = found.pop("losses")
-        found["first_loss"], found["last_loss"] = losses[0], float(np.mean(losses[-20:]))
-        return found
 
 
 def fit(
@@ -83,17 +66,7 @@ class _Run:
     ) -> None:
         accelerate = _accelerate()
         self.training, self.work, self.after_step = training, work, after_step
-        self.held: Table | None = None
-        if training.holdout:
-            if not isinstance(data, Table):
-                raise errors.UsageError("Holding out samples needs Samples, not a DataLoader.")
-            data, self.held = data.split(training.holdout, training.seed)
-        self.data: Source = data
-        self.batch = min(training.batch, len(data)) if isinstance(data, Table) else training.batch
-        self.per_epoch = data.steps(self.batch)
-        self.total = training.steps or training.epochs * self.per_epoch
-        settings = json.dumps(asdict(training), sort_keys=True)
-        self.key = hashlib.sha256(f"{key}\0{data.key}\0{settings}".encode()).hexdigest()
+        self.plan = Plan.of(data, training, key)
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         if training.channels_last:
@@ -105,9 +78,9 @@ class _Run:
         # The wrapper for several processes broadcasts rank 0's values, and later sums gradients.
         self.wrapped, self.optimizer = self.accelerator.prepare(self.plain, self.optimizer)
         self.ranks = self.accelerator.num_processes
-        if self.batch % self.ranks:
+        if self.plan.batch % self.ranks:
             raise errors.UsageError(
-                f"A batch of {self.batch} cannot be shared by {self.ranks} processes.",
+                f"A batch of {self.plan.batch} cannot be shared by {self.ranks} processes.",
                 next="Give a multiple.",
             )
         self.result = Result(processes=self.ranks)
@@ -118,16 +91,12 @@ class _Run:
         start = self._start(resume)
         first = self.accelerator.is_main_process
         if first:
-            self.work.mkdir(parents=True, exist_ok=True)
-            self.events = Events(self.work / "logs", purge=start if start else None)
+            self.log = Log(self.work, self.plan.total, start)
         try:
             self._loop(start)
         except RuntimeError as error:
             if "not enough memory" in str(error) or "out of memory" in str(error):
-                raise errors.WorkerFailed(
-                    f"Training ran out of memory with batches of {self.batch}.",
-                    next="Give a smaller batch, or bf16.",
-                ) from None
+                raise out_of_memory(self.plan.batch) from None
             if self.training.channels_last and "view size is not compatible" in str(error):
                 raise errors.UsageError(
                     "The model's forward calls view on images, which channels_last does not allow.",
@@ -136,14 +105,14 @@ class _Run:
             raise
         finally:
             if first:
-                self.events.close()
+                self.log.close()
         if self.best is not None:
             self.module.load_state_dict(self.best)
         self.module.cpu().eval()
         _laid_out(self.module, torch.contiguous_format)
         self.accelerator.free_memory()
         if first:
-            (self.work / _checkpoint.NAME).unlink(missing_ok=True)
+            _checkpoint.remove(self.work)
         return self.result
 
     def _start(self, resume: bool) -> int:
@@ -151,7 +120,7 @@ class _Run:
             if self.accelerator.is_main_process:
                 _checkpoint.refuse(self.work)
             return 0
-        state = _checkpoint.load(self.work, self.key)
+        state = _checkpoint.load(self.work, self.plan.key)
         if state is None:
             return 0
         self.plain.load_state_dict(state["model"])
@@ -162,33 +131,32 @@ class _Run:
         return int(state["step"])
 
     def _loop(self, start: int) -> None:
-        began = time.monotonic()
-        step = start
-        for epoch in range(start // self.per_epoch, -(-self.total // self.per_epoch)):
+        step, plan = start, self.plan
+        for epoch in range(start // plan.per_epoch, plan.epochs):
             if self.result.stopped_early:
                 break
-            skip = step - epoch * self.per_epoch
+            skip = step - epoch * plan.per_epoch
             for inputs, labels in self._batches(epoch, skip):
                 loss, accuracy = self._step(step, inputs, labels)
                 self.result.losses.append(loss)
                 step += 1
-                if step % self.training.log_steps == 0 or step == self.total:
-                    self._log(step, accuracy, time.monotonic() - began, step - start)
-                if step >= self.total:
+                if step % self.training.log_steps == 0 or step == plan.total:
+                    self._log(step, accuracy)
+                if step >= plan.total:
                     break
                 # At an epoch's end it is written below, with the held-out loss.
-                if step % self.training.checkpoint_steps == 0 and step % self.per_epoch:
+                if step % self.training.checkpoint_steps == 0 and step % plan.per_epoch:
                     self._checkpoint(step)
             self._validate(step)
             self.result.steps, self.result.epochs = step, epoch + 1
-            if step < self.total and not self.result.stopped_early:
+            if step < plan.total and not self.result.stopped_early:
                 self._checkpoint(step)
 
     def _batches(self, epoch: int, skip: int) -> Iterator[tuple[Any, Any]]:
         """This process's part of each batch, as tensors on its device."""
 
         seed, rank, device = self.training.seed, self.accelerator.process_index, self._device()
-        for inputs, labels in self.data.epoch(epoch, seed, self.batch, skip):
+        for inputs, labels in self.plan.data.epoch(epoch, seed, self.plan.batch, skip):
             share = len(inputs[0]) // self.ranks
             mine = slice(rank * share, (rank + 1) * share)
             yield (
@@ -214,22 +182,15 @@ class _Run:
                 for each in inputs
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = training.lr * training.rate(step, self.total)
+            group["lr"] = training.lr * training.rate(step, self.plan.total)
         self.wrapped.train()
         bf16 = training.precision == "bf16"
         context = torch.autocast(self._device().type, torch.bfloat16) if bf16 else nullcontext()
         with context:
             loss, accuracy = self.wrapped(inputs, labels)
         value = self._mean(loss.detach().float())
-        if not np.isfinite(value):
-            kept = self.work / _checkpoint.NAME
-            raise errors.UsageError(
-                f"The loss became {value} at step {step + 1} of {self.total}"
-                f" (learning rate {self.optimizer.param_groups[0]['lr']:.3g}).",
-                next=f"The last good checkpoint is kept at {str(kept)!r}; try a smaller lr."
-                if kept.exists()
-                else "No checkpoint had been written yet; try a smaller lr.",
-            )
+        rate = self.optimizer.param_groups[0]["lr"]
+        refuse_not_finite(value, step, self.plan.total, rate, self.work)
         self.accelerator.backward(loss)
         if training.clip is not None:
             self.accelerator.clip_grad_norm_(self.wrapped.parameters(), training.clip)
@@ -244,61 +205,41 @@ class _Run:
 
     def _validate(self, step: int) -> None:
         """The held-out loss; keeps the best weights, and says when to stop."""
-        if self.held is None:
+        held = self.plan.held
+        if held is None:
             return
 
         self.plain.eval()
-        total, hits, device = 0.0, 0.0, self._device()
+        parts, device = [], self._device()
         with torch.inference_mode():
-            for begin in range(0, len(self.held), self.batch):
-                inputs, labels = self.held.rows(
-                    np.arange(begin, min(begin + self.batch, len(self.held)))
-                )
+            for inputs, labels in held.in_order(self.plan.batch):
                 loss, accuracy = self.plain(
                     tuple(torch.from_numpy(each).to(device) for each in inputs),
                     None if labels is None else torch.from_numpy(labels).to(device),
                 )
-                total += float(loss) * len(inputs[0])
-                hits += float(accuracy) * len(inputs[0])
-        loss = total / len(self.held)
-        self._event(step, **{"held-out/loss": loss, "held-out/accuracy": hits / len(self.held)})
-        if self.result.best is None or loss < self.result.best:
-            self.result.best, self.since_best = loss, 0
+                rows = len(inputs[0])
+                parts.append({"loss": float(loss), "accuracy": float(accuracy), "rows": rows})
+        found = mean(parts)
+        if self.accelerator.is_main_process:
+            self.log.held_out(step, **found)
+        self.since_best = improved(
+            self.result, found["loss"], self.training.patience, self.since_best
+        )
+        if self.since_best == 0:
             state = self.module.state_dict()
             self.best = {name: value.detach().cpu().clone() for name, value in state.items()}
-            return
-        self.since_best += 1
-        patience = self.training.patience
-        self.result.stopped_early = patience is not None and self.since_best >= patience
 
-    def _log(self, step: int, accuracy: float, seconds: float, done: int) -> None:
-        recent = self.result.losses[-self.training.log_steps :]
-        loss = float(np.mean(recent))
+    def _log(self, step: int, accuracy: float) -> None:
         weights = [each for each in self.module.parameters() if each.ndim > 1]
         zeros = sum(int((each == 0).sum()) for each in weights)
-        self._event(
-            step,
-            **{
-                "train/loss": loss,
-                "train/accuracy": accuracy,
-                "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-                "train/sparsity": zeros / max(1, sum(each.numel() for each in weights)),
-            },
-        )
         if self.accelerator.is_main_process:
-            line = {
-                "step": step,
-                "steps": self.total,
-                "loss": round(loss, 6),
-                "accuracy": round(accuracy, 4),
-                "steps_per_s": round(done / max(seconds, 1e-9), 3),
-            }
-            with (self.work / PROGRESS).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    def _event(self, step: int, **scalars: float) -> None:
-        if self.accelerator.is_main_process:
-            self.events.add(step, **scalars)
+            self.log.step(
+                step,
+                self.result.losses[-self.training.log_steps :],
+                accuracy=accuracy,
+                learning_rate=self.optimizer.param_groups[0]["lr"],
+                sparsity=zeros / max(1, sum(each.numel() for each in weights)),
+            )
 
     def _checkpoint(self, step: int) -> None:
         """Written by the first process, and only while every weight is finite."""
@@ -307,10 +248,7 @@ class _Run:
 
         state = self.plain.state_dict()
         if not all(bool(torch.isfinite(each).all()) for each in state.values()):
-            raise errors.UsageError(
-                f"The weights were no longer finite at step {step} of {self.total}.",
-                next="The checkpoint before it is kept; try a smaller lr.",
-            )
+            raise weights_not_finite(step, self.plan.total)
         _checkpoint.save(
             self.work,
             {
@@ -322,7 +260,7 @@ class _Run:
                 "best_loss": self.result.best,
                 "since_best": self.since_best,
             },
-            self.key,
+            self.plan.key,
         )
 
 

@@ -19,6 +19,26 @@ def training_folder(out: Path, work: str | Path | None) -> Path:
     return out.with_name(f"{out.name}.training") if work is None else Path(work)
 
 
+def refuse_on_keras(training: Training, processes: int = 1) -> None:
+    """`UsageError` for what Keras' own loop does not have."""
+    if training.precision != "fp32":
+        raise errors.UsageError(
+            f"A Keras model trains in the precision of its layers, not in {training.precision}.",
+            next="Leave precision out, or build the model with a dtype policy such as"
+            " mixed_bfloat16.",
+        )
+    if training.channels_last:
+        raise errors.UsageError(
+            "channels_last is for PyTorch: a Keras model has its layout in its layers.",
+            next="Leave it out.",
+        )
+    if processes > 1:
+        raise errors.UsageError(
+            "Several processes train a PyTorch module, not a Keras model.",
+            next="Leave --processes out.",
+        )
+
+
 @dataclass(frozen=True)
 class Training:
     """`epochs` passes over the data, or `steps` batches where given; `batch` over all processes.
@@ -26,11 +46,11 @@ class Training:
     `schedule` is the learning rate's: a linear `warmup` (share of the steps), then half a cosine to
     zero, or constant. `weight_decay` is for matrices and kernels alone. `clip` bounds the
     gradient's norm. `augment` has `flip` (half of the images mirrored) and `crop` (shifted by up to
-    an eighth, the border reflected), for channels-first images. `holdout` is the share of the
-    training samples that no step sees: after each epoch they choose the best weights, and after
-    `patience` epochs without a better one training stops. `precision` bf16 is autocast.
-    `channels_last` lays images and kernels out so, which CPUs and tensor cores convolve faster; a
-    module that calls view on them has to call reshape.
+    an eighth, the border reflected), for images: channels first in PyTorch, last in Keras.
+    `holdout` is the share of the training samples that no step sees: after each epoch they choose
+    the best weights, and after `patience` epochs without a better one training stops. `precision`
+    bf16 is autocast. `channels_last` lays images and kernels out so, which CPUs and tensor cores
+    convolve faster; a module that calls view on them has to call reshape. Both are for PyTorch.
     """
 
     epochs: int = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lepton_edge import errors, sources
 from lepton_edge.compress import _pass
@@ -40,6 +40,7 @@ class Distil:
     feature_weight: float = 1.0
     output: str | None = None
     training: Training = field(default_factory=Training)
+    frameworks: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         if self.width is not None and not 0 < self.width < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lepton_edge import errors
 from lepton_edge.compress import _pass
@@ -25,6 +25,7 @@ class Finetune:
     output: str | None = None
     loss: Literal["auto", "cross-entropy", "mse"] = "auto"
     training: Training = field(default_factory=Training)
+    frameworks: ClassVar[tuple[str, ...]] = ("torch", "keras")
 
     def __call__(
         self,
@@ -36,12 +37,10 @@ class Finetune:
         resume: bool = False,
     ) -> Model:
         """Writes the trained model to the folder `out` and opens it; see `_pass.Work`."""
-        from lepton_edge.compress._objectives import Task
-
-        state = _pass.Work.begin(model, out, work, resume)
+        state = _pass.begin(model, out, work, resume)
         if training is None:
             raise errors.UsageError("Fine-tuning needs training samples.", next="Give --train.")
-        task = Task(self.output, self.loss, self.training.label_smoothing)
+        task = state.objectives.Task(self.output, self.loss, self.training.label_smoothing)
         result = state.fit(task, training, self.training)
         return state.finish({"pass": "finetune", **asdict(self), "result": result.as_dict()})
 

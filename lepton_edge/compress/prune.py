@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -74,6 +74,7 @@ class Prune:
     reconstruct: bool = True
     output: str | None = None
     recovery: Training = field(default_factory=lambda: RECOVERY)
+    frameworks: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         if (self.ratio is None) == (not self.channels):

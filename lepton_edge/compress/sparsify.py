@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lepton_edge import errors
-from lepton_edge.compress import _pass
+from lepton_edge.compress import _data, _pass
 from lepton_edge.compress._training import Training
 from lepton_edge.compress.prune import RECOVERY
 from lepton_edge.model import Model
@@ -38,6 +38,7 @@ class Sparsify:
     ratio: float = 0.5
     output: str | None = None
     recovery: Training = field(default_factory=lambda: RECOVERY)
+    frameworks: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -58,9 +59,6 @@ class Sparsify:
     ) -> Model:
         """Writes the sparse model to the folder `out` and opens it; see `_pass.Work`."""
         import copy
-
-        from lepton_edge.compress._data import Table
-        from lepton_edge.compress._objectives import Distillation, Task
 
         state = _pass.Work.begin(model, out, work, resume)
         weights = _weights(state.module)
@@ -84,9 +82,9 @@ class Sparsify:
         result = None
         if training is not None:
             data = state.source(training)
-            labelled = not isinstance(data, Table) or data.labels is not None
-            task = Task(self.output, "auto", self.recovery.label_smoothing)
-            objective = Distillation(
+            labelled = not isinstance(data, _data.Table) or data.labels is not None
+            task = state.objectives.Task(self.output, "auto", self.recovery.label_smoothing)
+            objective = state.objectives.Distillation(
                 original, task, temperature=2.0, weight=0.5 if labelled else 1.0
             )
             result = state.fit(objective, training, self.recovery, after_step=hold).as_dict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lepton_edge import errors, plugins
 from lepton_edge.model import Model, ModelSource
-from lepton_edge.sources import _check
+from lepton_edge.sources import _check, _factory
 from lepton_edge.sources._counts import Counts
 from lepton_edge.sources._spread import input_spread
 
@@ -24,7 +24,7 @@ SUFFIXES = {
     ".pt2": "torch.export",
     ".pt": "torchscript",
 }
-WEIGHTS = (".safetensors", ".pth", ".pt")
+WEIGHTS = {"torch": (".safetensors", ".pth", ".pt"), "keras": (".h5",)}
 
 
 def framework_of(source: ModelSource) -> str:
@@ -42,26 +42,30 @@ def framework_of(source: ModelSource) -> str:
                 f"{path!r} does not say which function makes the model.",
                 next=f"Write {file}:factory.",
             )
-        if source.weights is not None and not source.weights.endswith(WEIGHTS):
+        framework = _factory.framework_of(file, path.rpartition(":")[2])
+        if source.weights is not None and not source.weights.endswith(WEIGHTS[framework]):
             raise errors.BadInput(
-                f"{source.weights!r} is no file of weights.",
-                next="Give .safetensors, or a .pth saved from a state_dict.",
+                f"{source.weights!r} is no file of weights"
+                f" for a {'PyTorch' if framework == 'torch' else 'Keras'} factory.",
+                next="Give .safetensors, or a .pth saved from a state_dict."
+                if framework == "torch"
+                else "Give .weights.h5, saved by model.save_weights.",
             )
-        return "torch"
+        return framework
     if source.weights is not None:
         raise errors.UsageError(f"{path!r} has its own weights.", next="Leave out --weights.")
     if file.is_dir():
         _check.saved_model(file)
         return "savedmodel"
-    framework = SUFFIXES.get(file.suffix.lower())
-    if framework is None:
+    known = SUFFIXES.get(file.suffix.lower())
+    if known is None:
         raise errors.BadInput(
             f"{path!r} is no kind of model that is known here.",
             next=f"Give a file that ends in {', '.join(SUFFIXES)}, a SavedModel folder, or"
             " file.py:factory.",
         )
     _check.CONTENT[file.suffix.lower()](file)
-    return framework
+    return known
 
 
 def load(source: ModelSource) -> Model:

@@ -1,58 +1,80 @@
-"""A Keras model: .keras, or .h5. Loaded in safe mode: a Lambda layer is code and is refused."""
+"""A Keras model: .keras, .h5, or `file.py:factory`, which is the user's own code and is run.
+
+Files are loaded in safe mode: a Lambda layer is code and is refused. A factory takes no arguments
+and returns a built `keras.Model`; its weights come from .h5, or are those that it starts with.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lepton_edge import errors
-from lepton_edge.model import Array, Feeds, Model, ModelSource, TensorSpec
-from lepton_edge.sources import _build, _check, _tensorflow
+from lepton_edge._user_code import load_function, raised
+from lepton_edge.model import Model, ModelSource
+from lepton_edge.sources import _build, _check, _keras_run, _tensorflow
 from lepton_edge.sources._count_keras import count
 
-__all__ = ["count", "load"]
+__all__ = ["count", "load", "made"]
 
 
 def load(source: ModelSource) -> Model:
     """`native` is the `keras.Model`; outputs have the names of the layers that make them."""
-    tf = _tensorflow.library()
+    _tensorflow.library()
+    native = made(source) if source.file.suffix == ".py" else _read(source)
+    if not getattr(native, "inputs", None):
+        how = "returned" if source.file.suffix == ".py" else "saved"
+        raise errors.BadInput(
+            f"{source.path!r} was {how} before it was built: it has no inputs.",
+            next=f"Call the model once on data before it is {how}.",
+        )
+    return _keras_run.model_of(source, native)
+
+
+def made(source: ModelSource, arguments: Mapping[str, Any] | None = None) -> Any:
+    """What the factory makes. It is seeded before, and names count from 1: so two calls agree."""
+    keras = _build.backend("keras", "Keras", "tensorflow")
+    keras.utils.clear_session()
+    factory = load_function(source.file, source.path.rpartition(":")[2])
+    keras.utils.set_random_seed(0)
+    try:
+        native = factory(**(arguments or {}))
+    except (Exception, SystemExit) as error:
+        if arguments and isinstance(error, TypeError) and "argument" in str(error):
+            names = ", ".join(arguments)
+            raise errors.UsageError(
+                f"{source.path!r} does not take {names}.",
+                next=f"Give its function a parameter {names}, or name a student of its own.",
+            ) from None
+        raise raised(source.path, error) from error
+    if not isinstance(native, keras.Model):
+        raise errors.BadInput(
+            f"{source.path!r} returns a {type(native).__name__}, not a keras.Model."
+        )
+    if source.weights is not None and not arguments:
+        _put_weights(native, Path(source.weights))
+    return native
+
+
+def _put_weights(native: Any, path: Path) -> None:
+    if not path.is_file():
+        raise errors.BadInput(f"There is no file {str(path)!r}.")
+    try:
+        native.load_weights(path)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError, RuntimeError) as error:
+        raise errors.BadInput(
+            f"The weights {str(path)!r} do not fit the model: {_check.first_line(error)}."
+        ) from None
+
+
+def _read(source: ModelSource) -> Any:
     keras = _build.backend("keras", "Keras", "tensorflow")
     try:
-        model = keras.saving.load_model(source.file, compile=False, safe_mode=True)
+        return keras.saving.load_model(source.file, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, AttributeError, RuntimeError) as error:
         raise _refused(source, error) from None
-    if not getattr(model, "inputs", None):
-        raise errors.BadInput(
-            f"{source.path!r} was saved before it was built: it has no inputs.",
-            next="Call the model once on data, then save it again.",
-        )
-    inputs = [_spec(tensor.name, tensor) for tensor in model.inputs]
-    if isinstance(model, keras.Sequential):  # one output, and neither `output_names` nor `output`
-        names = [model.layers[-1].name]
-    elif isinstance(model.output, dict):
-        names = list(model.output)
-    else:
-        names = list(model.output_names)
-    outputs = [_spec(name, tensor) for name, tensor in zip(names, model.outputs, strict=True)]
-    ordered = [spec.name for spec in inputs]
-    struct = getattr(model, "_inputs_struct", None)
-    keys = {key: tensor.name for key, tensor in struct.items()} if isinstance(struct, dict) else {}
-
-    def call(*tensors: Any) -> Any:
-        given: Any = tensors[0] if len(tensors) == 1 else list(tensors)
-        if keys:
-            given = {key: tensors[ordered.index(name)] for key, name in keys.items()}
-        return model(given, training=False)
-
-    # A graph, as Keras' own predict() makes: layer by layer, a MobileNet takes 3.5 times as long.
-    # Traced once here, so that no call has to look for its trace.
-    shapes = [tf.TensorSpec(spec.shape, tf.dtypes.as_dtype(spec.dtype)) for spec in inputs]
-    graph = tf.function(call, input_signature=shapes).get_concrete_function()
-
-    def run(feeds: Feeds) -> dict[str, Array]:
-        return _tensorflow.named(graph(*[tf.constant(feeds[name]) for name in ordered]), names)
-
-    return _build.from_file("keras", source, model, inputs, outputs, run)
 
 
 def _refused(source: ModelSource, error: Exception) -> errors.BadInput:
@@ -72,7 +94,3 @@ def _refused(source: ModelSource, error: Exception) -> errors.BadInput:
             next="Save the model as a SavedModel, by model.export(folder), and give the folder.",
         )
     return _check.damaged(source.file, _check.first_line(error), "Keras")
-
-
-def _spec(name: str, tensor: Any) -> TensorSpec:
-    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype))

@@ -32,7 +32,8 @@ def load(source: ModelSource) -> Model:
         raise raised(source.path, error) from error
     if not isinstance(module, torch.nn.Module):
         raise errors.BadInput(
-            f"{source.path!r} returns a {type(module).__name__}, not a torch.nn.Module."
+            f"{source.path!r} returns a {type(module).__name__}, not a torch.nn.Module.",
+            next="A file whose factory makes a Keras model imports keras itself, and not torch.",
         )
     if source.weights is not None:
         _put_weights(module, Path(source.weights))

@@ -1,0 +1,102 @@
+"""What a pass does to a Keras model: takes a copy of it, trains it, writes it again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_edge import errors, sources
+from lepton_edge.artifact import replacing
+from lepton_edge.compress import _data, _keras_objectives, _keras_train
+from lepton_edge.compress._form import RECORD, keras_file, refuse_to_overwrite, steps_before
+from lepton_edge.compress._training import Training, refuse_on_keras, training_folder
+from lepton_edge.model import Model, ModelSource
+from lepton_edge.samples import Samples
+
+if TYPE_CHECKING:
+    from lepton_edge.compress._plan import Result
+
+
+@dataclass
+class KerasWork:
+    """As `_pass.Work`, for a Keras model: `native` is a copy of it, read back from a file."""
+
+    model: Model
+    native: Any
+    out: Path
+    folder: Path
+    resume: bool
+    objectives: Any = _keras_objectives
+    key: str = ""
+
+    @classmethod
+    def begin(cls, model: Model, out: Path, work: Path | None, resume: bool) -> KerasWork:
+        """Raises `CannotConvert` for a model that Keras cannot save and open again."""
+        refuse_to_overwrite(out)
+        native = _copied(model.source, model.native)
+        return cls(model, native, out, training_folder(out, work), resume)
+
+    def source(self, training: Samples | Iterable[Any]) -> _data.Table:
+        """The training data as batches, read once."""
+        if not isinstance(training, Samples):
+            raise errors.UsageError(
+                "A Keras model is trained on Samples, not on a loader of another framework.",
+                next="Give them as open_samples(...).",
+            )
+        return _data.table(training, self.model.signature)
+
+    def fit(self, objective: Any, training: Samples | Iterable[Any], how: Training) -> Result:
+        refuse_on_keras(how)
+        data = self.source(training)
+        fixed = {spec.shape[0] for spec in self.model.signature.inputs} - {None, how.batch}
+        if fixed:
+            raise errors.UsageError(
+                f"The model takes batches of {min(filter(None, fixed))} alone, not of {how.batch}.",
+                next="Give the training this batch.",
+            )
+        return _keras_train.fit(
+            self.native,
+            objective,
+            data,
+            how,
+            self.folder,
+            key=f"{self.model.source.sha256()}:{self.key}",
+            resume=self.resume,
+        )
+
+    def finish(self, record: dict[str, Any]) -> Model:
+        """Writes the output's folder, opens it, and compares it with what was trained."""
+        before = steps_before(self.model.source)
+        steps = [*before, json.loads(json.dumps(record, default=str))]
+        refuse_to_overwrite(self.out)
+        file = keras_file(self.out)
+        with replacing(self.out) as temporary:
+            temporary.mkdir()
+            self.native.save(temporary / file.name)
+            (temporary / RECORD).write_text(json.dumps({"steps": steps}, indent=1) + "\n")
+            again = sources.load(ModelSource(str(temporary / file.name))).native
+            pairs = zip(self.native.get_weights(), again.get_weights(), strict=True)
+            if not all(np.array_equal(a, b) for a, b in pairs):
+                raise errors.EdgeError(f"The weights in {file.name!r} are not what was trained.")
+        return sources.load(ModelSource(str(file), None, self.model.source.inputs))
+
+
+def _copied(source: ModelSource, native: Any) -> Any:
+    """The same model from a file, so that what trains is not what was passed in."""
+    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        path = Path(folder, "copy.keras")
+        native.save(path)
+        try:
+            return sources.load(ModelSource(str(path))).native
+        except errors.BadInput as error:
+            raise errors.CannotConvert(
+                f"Keras cannot open {source.path!r} again once it is saved:"
+                f" {error.message.replace(repr(str(path)), 'it')}",
+                next="Build it of layers that Keras has.",
+            ) from None
