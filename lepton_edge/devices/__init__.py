@@ -112,5 +112,5 @@ def placement(path: str | Path, profile: Profile) -> dict[str, Any]:
         "device": profile.name,
         "model": str(path),
         **found,
-        "limits": of_placement(found["summary"]),
+        "limits": of_placement(found["summary"], profile),
     }

@@ -24,6 +24,8 @@ else:
 
 Mark = Literal["read", "memory", "derived", "detected"]
 Kind = Literal["cpu", "gpu", "edgetpu", "mcu"]
+# What `inspect --device` works out for the model at hand, as `devices.limits` names it.
+Limit = Literal["operators", "inputs", "shapes", "batch", "segment", "tensorrt", "dla"]
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,16 @@ class Stack:
 
 @dataclass(frozen=True)
 class Constraint:
+    """`limit` names the check that tells whether a model breaks it; one without is for the reader.
+
+    `next` is what to do about it.
+    """
+
     text: str
     source: str
     mark: Mark = "read"
+    limit: Limit | None = None
+    next: str | None = None
 
 
 @dataclass(frozen=True)

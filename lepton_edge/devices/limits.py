@@ -20,7 +20,6 @@ from lepton_edge.devices._verdicts import (
     place,
     releases,
 )
-from lepton_edge.target import PRECISIONS
 
 __all__ = ["Described", "of_placement", "predict"]
 
@@ -60,6 +59,7 @@ def predict(model: Described, profile: Profile) -> dict[str, Any]:
     limits += _KINDS[profile.kind](model, profile, counted)
     limits += _of_memory(model, profile)
     limits += _of_precisions(profile)
+    limits += _of_constraints(profile)
     return {
         "operators": rows,
         "summary": {
@@ -72,7 +72,7 @@ def predict(model: Described, profile: Profile) -> dict[str, Any]:
     }
 
 
-def of_placement(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def of_placement(summary: Mapping[str, Any], profile: Profile) -> list[dict[str, Any]]:
     """The `limits` of a .tflite's placement on an Edge TPU, from its `summary`."""
     limits = []
     if summary["reason"]:
@@ -85,7 +85,7 @@ def of_placement(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 " sent for every inference: slower, and no error",
             )
         )
-    return limits
+    return limits + _of_constraints(profile)
 
 
 def _of_formats(model: Described, profile: Profile) -> list[dict[str, Any]]:
@@ -116,6 +116,14 @@ def _of_edgetpu(
 ) -> list[dict[str, Any]]:
     limits = [*_of_shapes(model, "the compiler takes fixed shapes only")]
     for spec in model.inputs:
+        if spec.dtype.startswith(("int32", "int64", "string", "str")):
+            limits.append(
+                _limit(
+                    "inputs",
+                    f"The input {spec} holds indices or text, and every tensor there has 8 bits",
+                    "Look them up on the host, and give the model the vectors.",
+                )
+            )
         if spec.shape and (spec.shape[0] or 1) > 1 and len(spec.shape) > 3:
             limits.append(
                 _limit(
@@ -167,9 +175,19 @@ def _of_gpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
         limits.append(
             _limit(
                 "tensorrt",
-                f"Its last TensorRT is {profile.stacks[-1].tensorrt}, and operators are known here"
-                " from the matrix of 8.4",
-                "Engines are built on the device, and its parser has the last word.",
+                f"Its last TensorRT is {profile.stacks[-1].tensorrt}, and engines are built from"
+                " 8.5 on; operators are told from the matrix of 8.4",
+                "Convert to onnx or tflite for its CPU, or build the engine with its own trtexec.",
+            )
+        )
+    pythons = [_version(each.python) for each in profile.stacks if each.python is not None]
+    if pythons and max(pythons) < (3, 8):
+        newest = ".".join(map(str, max(pythons)))
+        limits.append(
+            _limit(
+                "python",
+                f"Its systems have Python {newest} at most, and what runs there needs 3.8",
+                "Put a newer one beside it, and name it: --on ssh://user@host?python=/path.",
             )
         )
     cells = model.has(_RECURRENT)
@@ -178,8 +196,20 @@ def _of_gpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
             _limit(", ".join(cells), "In int8 the cells stay float: TensorRT has no int8 ones")
         )
     if profile.facts.dla_cores is not None:
-        limits += _of_shapes(model, "the DLA takes no dynamic shapes")
+        limits += _of_dla(model)
     return limits
+
+
+def _of_dla(model: Described) -> Iterable[dict[str, Any]]:
+    yield from _of_shapes(model, "the DLA takes no dynamic shapes", "dla")
+    for spec in model.inputs:
+        batch, *others = (*spec.shape, 1)
+        if (batch or 1) > 4096 or any((size or 1) > 8192 for size in others):
+            yield _limit(
+                "dla",
+                f"The input {spec} is over what the DLA takes, batches of 4096 and 8192 elsewhere",
+                "Build it for the GPU: leave the option dla out.",
+            )
 
 
 def _of_cpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -210,11 +240,11 @@ def _of_cpu(model: Described, profile: Profile, counted: Mapping[str, int]) -> l
 _KINDS = {"edgetpu": _of_edgetpu, "mcu": _of_mcu, "gpu": _of_gpu, "cpu": _of_cpu}
 
 
-def _of_shapes(model: Described, why: str) -> Iterable[dict[str, Any]]:
+def _of_shapes(model: Described, why: str, what: str = "shapes") -> Iterable[dict[str, Any]]:
     for spec in model.inputs:
         if None in spec.shape[1:]:
             yield _limit(
-                "shapes",
+                what,
                 f"The input {spec} has free dimensions, and {why}",
                 f"Fix them: --input {spec.name}=...",
             )
@@ -225,7 +255,8 @@ def _of_memory(model: Described, profile: Profile) -> list[dict[str, Any]]:
     if profile.kind == "edgetpu":  # the host's memory, which the profile does not know
         return []
     memory = profile.facts.memory
-    precisions = sorted({p for runtime in profile.runtimes for p in runtime.precisions})
+    named = {p for runtime in profile.runtimes for p in runtime.precisions}
+    precisions = sorted(named or {"fp32", "int8"})
     if memory is None:
         sizes = ", ".join(f"{_size(_bytes(model, p))} in {p}" for p in precisions)
         if model.stored_bytes is not None:
@@ -256,22 +287,32 @@ def _of_memory(model: Described, profile: Profile) -> list[dict[str, Any]]:
 
 
 def _of_precisions(profile: Profile) -> list[dict[str, Any]]:
-    """What the profile says of precisions, and those that none of its runtimes has."""
+    """Those that none of the profile's runtimes has."""
+    if not profile.runtimes:
+        what = f"Not known: the profile of {profile.name} names none"
+        return [_limit("runtimes", what, "Write [[runtimes]] with format and precisions in it.")]
     plain = ("fp32", "fp16", "bf16", "int8")
     lacking = [precision for precision in plain if not _runs(profile, precision)]
-    limits = []
-    if lacking:
-        names = ", ".join(f"{r.name} ({', '.join(r.precisions)})" for r in profile.runtimes)
-        limits.append(
-            _limit(", ".join(lacking), f"No runtime of the profile computes in it: {names}")
+    if not lacking:
+        return []
+    names = ", ".join(f"{r.name} ({', '.join(r.precisions)})" for r in profile.runtimes)
+    has = " or ".join(precision for precision in plain if precision not in lacking)
+    return [
+        _limit(
+            ", ".join(lacking),
+            f"No runtime of the profile computes in it: {names}",
+            f"Convert with --precision {has}." if has else None,
         )
-    words = re.compile(rf"\b(DLA|{'|'.join(PRECISIONS)})\b")
-    limits += [
-        _limit("device", f"{each.text.rstrip('.')} ({each.source})")
-        for each in profile.constraints
-        if words.search(each.text)
     ]
-    return limits
+
+
+def _of_constraints(profile: Profile) -> list[dict[str, Any]]:
+    """Those that no check of this module works out (`Constraint.limit`), for the reader."""
+    return [
+        _limit("device", f"{each.text.rstrip('.')} ({each.source})", each.next)
+        for each in profile.constraints
+        if each.limit is None
+    ]
 
 
 def _runs(profile: Profile, precision: str) -> bool:
@@ -282,6 +323,10 @@ def _bytes(model: Described, precision: str) -> float:
     if model.stored_bytes is not None:
         return model.stored_bytes
     return model.parameters * _BYTES.get(precision, 1.0)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def _values(fact: Fact) -> tuple[float, ...]:

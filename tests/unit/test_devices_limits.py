@@ -87,6 +87,54 @@ def test_every_device_answers_for_every_framework(name: str) -> None:
             assert any("of_my_own" in w and "ot known" in r for w, r in what(found).items())
 
 
+@pytest.mark.parametrize("name", devices.names())
+def test_every_constraint_is_worked_out_or_listed(name: str) -> None:
+    """A model that breaks them all has a limit for each; one that breaks none has only the rest."""
+    profile = devices.load(name)
+    inputs = TensorSpec("x", (5000, 3, None, 8), "float32"), TensorSpec("i", (1, 8), "int64")
+    bad = limits.predict(described(operators=(("Hardmax", 1),), inputs=inputs), profile)
+    good = limits.predict(described(inputs=(TensorSpec("x", (1, 3, 8, 8), "float32"),)), profile)
+    told, quiet = {w for each in bad["limits"] for w in each["what"].split(", ")}, what(good)
+    for constraint in profile.constraints:
+        if constraint.limit is None:
+            told_as = [each for each in good["limits"] if constraint.source in each["reason"]]
+            assert constraint.text.rstrip(".") in " ".join(each["reason"] for each in told_as)
+            assert constraint.next in [each["next"] for each in told_as]
+        elif constraint.limit == "operators":
+            assert bad["summary"]["accelerator"] == 0
+            assert good["summary"]["accelerator"] == 1
+        elif constraint.limit == "segment":  # by the operator that is left to the CPU
+            cut = limits.predict(described(operators=(("Relu", 1), ("LeakyRelu", 1))), profile)
+            assert "segment" in what(cut)
+            assert "segment" not in quiet
+        else:
+            assert constraint.limit in told
+            assert constraint.limit == "tensorrt" or constraint.limit not in quiet
+    if profile.kind == "edgetpu":
+        assert "inputs" in told
+        assert "inputs" not in quiet
+
+
+def test_a_jetson_that_ends_before_what_engines_need() -> None:
+    for name in ("jetson-nano", "jetson-tx2"):
+        found = {
+            each["what"]: each for each in limits.predict(described(), devices.load(name))["limits"]
+        }
+        assert "engines are built from 8.5 on" in found["tensorrt"]["reason"]
+        assert "Convert to onnx or tflite" in found["tensorrt"]["next"]
+        assert "Python 3.6 at most" in found["python"]["reason"]
+    assert not {"tensorrt", "python"} & set(
+        what(limits.predict(described(), devices.load("jetson-xavier-nx")))
+    )
+
+
+def test_a_profile_without_runtimes_says_so() -> None:
+    bare = devices.Profile("mine", "M", "cpu", "aarch64")
+    found = what(limits.predict(described(), bare))
+    assert "names none" in found["runtimes"]
+    assert "4.0 KB in fp32, 1.0 KB in int8" in found["memory"]
+
+
 def test_torch_for_the_edge_tpu() -> None:
     pytest.importorskip("torch", reason="pip install 'lepton-edge[torch]'")
     found = inspection.limits(f"{ZOO}:mobilenet_v3", "coral-usb")
