@@ -64,11 +64,11 @@ def gru() -> Any:
 
 
 def parts() -> Any:
-    """A dict of inputs, in another order than their names, and two outputs."""
+    """A dict of inputs and of outputs, neither in the order of its keys."""
     image, extra = keras.Input((8, 8, 3), name="image"), keras.Input((2,), name="extra")
     pooled = layers.GlobalAveragePooling2D()(image)
     joined = layers.Concatenate()([pooled, extra])
-    outputs = {"kind": layers.Dense(4)(joined), "size": layers.Dense(1)(joined)}
+    outputs = {"size": layers.Dense(1)(joined), "kind": layers.Dense(4)(joined)}
     return keras.Model({"picture": image, "a": extra}, outputs)
 
 

@@ -14,7 +14,10 @@ def command(
     model: common.Model,
     output: passes.Output,
     teacher: Annotated[
-        str | None, typer.Option(help="The teacher, as file.py:factory (default: MODEL itself).")
+        str | None,
+        typer.Option(
+            help="The teacher, as file.py:factory or .keras, as MODEL is (default: MODEL itself)."
+        ),
     ] = None,
     teacher_weights: Annotated[str | None, typer.Option(help="Weights of the teacher.")] = None,
     width: Annotated[
@@ -26,7 +29,10 @@ def command(
         float | None, typer.Option(help="Share of the teacher's answers in the loss (default 0.9).")
     ] = None,
     features: Annotated[
-        str | None, typer.Option(help="student.module:teacher.module pairs, comma-separated.")
+        str | None,
+        typer.Option(
+            help="student.module:teacher.module pairs (Keras: of layers), comma-separated."
+        ),
     ] = None,
     attention: Annotated[
         str | None, typer.Option(help="Such pairs, matched by their attention maps.")

@@ -149,12 +149,14 @@ class Distillation:
         self.layers: list[Any] = []
         self.softmax = (False, False)
         self.labelled = False
+        self.order: list[int] = []
         self.probes: tuple[Any, Any] = (None, None)
 
     def prepare(self, native: Any, data: Table) -> None:
         inputs = first(data)
-        ours, theirs = (answers(each, inputs) for each in (native, self.teacher))
-        theirs = _under(ours, theirs)
+        self.order = _order(native, self.teacher)
+        ours = answers(native, inputs)
+        theirs = _under(ours, answers(self.teacher, self._theirs(inputs)))
         shapes, others = (
             {name: list(value.shape[1:]) for name, value in each.items()} for each in (ours, theirs)
         )
@@ -179,7 +181,7 @@ class Distillation:
             _Probe(self.teacher, [other for _, other in pairs]),
         )
         _, mine = self.probes[0](inputs)
-        _, other = self.probes[1](inputs)
+        _, other = self.probes[1](self._theirs(inputs))
         for index, (a, b) in enumerate(zip(mine, other, strict=True)):
             self._check_pair(pairs[index], a, b, index >= len(self.features))
 
@@ -203,7 +205,7 @@ class Distillation:
         self.layers.append(layer)
 
     def __call__(self, native: Any, inputs: Any, labels: Any, training: bool) -> tuple[Any, Any]:
-        target, theirs = self.probes[1](inputs)
+        target, theirs = self.probes[1](self._theirs(inputs))
         outputs, ours = self.probes[0](inputs, training)
         target = {name: tf.stop_gradient(value) for name, value in _under(outputs, target).items()}
         loss = self._answers(outputs, target)
@@ -213,6 +215,9 @@ class Distillation:
             return loss, self._agreement(outputs, target)
         own, accuracy = self.task.of(outputs, labels)
         return self.weight * loss + (1 - self.weight) * own, accuracy
+
+    def _theirs(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(inputs[index] for index in self.order)
 
     def _answers(self, outputs: Mapping[str, Any], target: Mapping[str, Any]) -> Any:
         name = self.task.name
@@ -264,17 +269,33 @@ class _Probe:
                 raise errors.unknown("layer", name, known)
         self.native, self.watched = native, None
         if layers:
+            outputs = native.outputs if isinstance(native, keras.Sequential) else native.output
             inner = [known[name].output for name in layers]
-            self.watched = keras.Model(native.inputs, [*native.outputs, *inner])
+            self.watched = keras.Model(native.inputs, {"outputs": outputs, "inner": inner})
 
     def __call__(self, inputs: Any, training: bool = False) -> tuple[dict[str, Any], list[Any]]:
         if self.watched is None:
             return answers(self.native, inputs, training), []
         found = self.watched(list(inputs), training=training)
-        size = len(self.native.outputs)
-        keys = self.native.output if isinstance(self.native.output, dict) else None
-        outputs = dict(zip(keys, found[:size], strict=True)) if keys else found[:size]
-        return named(self.native, outputs), list(found[size:])
+        return named(self.native, found["outputs"]), found["inner"]
+
+
+def _order(native: Any, teacher: Any) -> list[int]:
+    """Where the student has each input of the teacher: by name, or by place where names differ."""
+    ours, theirs = ({each.name: each for each in model.inputs} for model in (native, teacher))
+    names = list(theirs) if set(ours) == set(theirs) else list(ours)
+    fits = len(ours) == len(theirs) and all(
+        mine is None or other is None or mine == other
+        for name, value in zip(names, theirs.values(), strict=True)
+        for mine, other in zip(ours[name].shape, value.shape, strict=False)
+    )
+    if not fits:
+        shapes = ({name: list(each.shape[1:]) for name, each in m.items()} for m in (theirs, ours))
+        raise errors.UsageError(
+            "The teacher's inputs are {}, the student's {}.".format(*shapes),
+            next="Give a teacher that takes the same samples.",
+        )
+    return [list(ours).index(name) for name in names]
 
 
 def _under(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:

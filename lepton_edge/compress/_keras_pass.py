@@ -15,9 +15,11 @@ from lepton_edge import errors, sources
 from lepton_edge.artifact import replacing
 from lepton_edge.compress import _data, _keras_objectives, _keras_train
 from lepton_edge.compress._form import RECORD, keras_file, refuse_to_overwrite, steps_before
+from lepton_edge.compress._pass import refuse_no_smaller
 from lepton_edge.compress._training import Training, refuse_on_keras, training_folder
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.samples import Samples
+from lepton_edge.sources.keras import made
 
 if TYPE_CHECKING:
     from lepton_edge.compress._plan import Result
@@ -50,6 +52,26 @@ class KerasWork:
                 next="Give them as open_samples(...).",
             )
         return _data.table(training, self.model.signature)
+
+    def scale(self, width: float) -> None:
+        """Makes the model the factory's own smaller network, as it starts."""
+        source = self.model.source
+        if source.file.suffix != ".py":
+            raise errors.UsageError(
+                f"{source.path!r} is a file, whose width cannot be scaled.",
+                next="Give a factory with a parameter width, or a student of its own with"
+                " --teacher.",
+            )
+        smaller = made(source, {"width": width})
+        before, after = (each.count_params() for each in (self.native, smaller))
+        refuse_no_smaller(before, after, width, source.path)
+        self.native, self.key = _copied(source, smaller), f"{self.key}:{width}"
+
+    def distillation(self, teacher: Model | None, task: Any, **given: Any) -> Any:
+        """The objective `Distillation`; without a teacher, that of the model itself."""
+        source = (teacher or self.model).source
+        self.key = f"{self.key}:{source.sha256()}"
+        return self.objectives.Distillation((teacher or self.model).native, task, **given)
 
     def fit(self, objective: Any, training: Samples | Iterable[Any], how: Training) -> Result:
         refuse_on_keras(how)

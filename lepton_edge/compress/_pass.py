@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def refuse(frameworks: Sequence[str], path: str, framework: str) -> None:
     keras = "keras" in frameworks
     raise errors.CannotConvert(
         f"{path!r} ({framework}) cannot be compressed: pruning and training change a PyTorch"
-        f" module{' or a Keras model' if keras else ''}.",
+        f" module{' or a Keras model' if keras else ''}, and this is an exported graph.",
         next=f"Give the model as file.py:factory with --weights{', or .keras' if keras else ''}.",
     )
 
@@ -48,6 +48,12 @@ def begin(model: Model, out: Path, work: Path | None, resume: bool) -> Work | Ke
 
         return KerasWork.begin(model, out, work, resume)
     return Work.begin(model, out, work, resume)
+
+
+def refuse_no_smaller(before: int, after: int, width: float, factory: str) -> None:
+    """`UsageError` for a width that leaves the parameters `before` as many as they were."""
+    if after >= before:
+        raise errors.UsageError(f"With width={width:g} the network of {factory!r} is no smaller.")
 
 
 @dataclass
@@ -114,6 +120,31 @@ class Work:
             resume=self.resume,
             after_step=after_step,
         )
+
+    def scale(self, width: float) -> None:
+        """Makes the module the factory's own smaller network, as it starts."""
+        form = self.form
+        if form.attributes or form.shapes:
+            raise errors.UsageError(
+                "The width of a pruned model cannot be scaled: its layers have their own.",
+                next="Scale the model that it was pruned from.",
+            )
+        self.form = replace(form, arguments={**form.arguments, "width": width})
+        self.module = self.form.plain()
+        before, after = (
+            sum(each.numel() for each in module.parameters())
+            for module in (form.plain(), self.module)
+        )
+        refuse_no_smaller(before, after, width, form.factory)
+
+    def distillation(self, teacher: Model | None, task: Any, **given: Any) -> Any:
+        """The objective `Distillation`, checked; without a teacher, that of the model itself."""
+        from lepton_edge.compress._layers import example
+
+        native = copy.deepcopy(self.model.native) if teacher is None else teacher.native
+        objective = self.objectives.Distillation(native, task, **given)
+        objective.prepare(self.module.eval(), example(self.model))
+        return objective
 
     def finish(self, record: dict[str, Any]) -> Model:
         """Writes the output's folder, opens it, and compares it with what was trained."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from lepton_edge import errors, sources
 from lepton_edge.compress import _pass
 from lepton_edge.compress._data import Table
-from lepton_edge.compress._form import Form
 from lepton_edge.compress._training import Training
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.samples import Samples
 
-if TYPE_CHECKING:
-    from torch import nn
+LIBRARY = {"torch": "PyTorch module", "keras": "Keras model"}
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Distil:
     weights; the teacher is then the model itself where none is given. The loss is `weight` parts of
     the teacher's answers (KL divergence at `temperature`; mean squared error where the model has
     several outputs and `output` names none) and the rest the labels', where the samples have them.
-    `features` and `attention` are pairs student:teacher of module names whose outputs are matched
-    too, with the weight `feature_weight`.
+    `features` and `attention` are pairs student:teacher of names of modules (in Keras, of layers)
+    whose outputs are matched too, with the weight `feature_weight`.
     """
 
     teacher: ModelSource | None = None
@@ -40,7 +38,7 @@ class Distil:
     feature_weight: float = 1.0
     output: str | None = None
     training: Training = field(default_factory=Training)
-    frameworks: ClassVar[tuple[str, ...]] = ("torch",)
+    frameworks: ClassVar[tuple[str, ...]] = ("torch", "keras")
 
     def __post_init__(self) -> None:
         if self.width is not None and not 0 < self.width < 1:
@@ -64,9 +62,6 @@ class Distil:
 
         Raises `UsageError` where the teacher's outputs have other names or shapes.
         """
-        from lepton_edge.compress._layers import example
-        from lepton_edge.compress._objectives import Distillation, Task
-
         if self.teacher is None and self.width is None:
             raise errors.UsageError(
                 "Distillation needs a teacher, or a width for the student.",
@@ -74,57 +69,37 @@ class Distil:
             )
         if training is None:
             raise errors.UsageError("Distillation needs samples.", next="Give --train.")
-        state = _pass.Work.begin(model, out, work, resume)
+        state = _pass.begin(model, out, work, resume)
         if self.width is not None:
-            state.form, state.module = _scaled(state.form, self.width)
+            state.scale(self.width)
         data = state.source(training)
         labelled = not isinstance(data, Table) or data.labels is not None
-        objective = Distillation(
-            self._teacher(model),
-            Task(self.output, "auto", self.training.label_smoothing),
+        objective = state.distillation(
+            self._teacher(model.framework),
+            state.objectives.Task(self.output, "auto", self.training.label_smoothing),
             temperature=self.temperature,
             weight=self.weight if labelled else 1.0,
             features=list(map(_pair, self.features)),
             attention=list(map(_pair, self.attention)),
             feature_weight=self.feature_weight,
         )
-        objective.prepare(state.module.eval(), example(model))
         result = state.fit(objective, training, self.training)
         return state.finish(
             {"pass": "distil", **asdict(self), "labels": labelled, "result": result.as_dict()}
         )
 
-    def _teacher(self, model: Model) -> nn.Module:
+    def _teacher(self, framework: str) -> Model | None:
+        """None stands for the model itself; only a teacher of its framework is loaded."""
         if self.teacher is None:
-            import copy
-
-            own: nn.Module = copy.deepcopy(model.native)
-            return own
-        found = sources.load(self.teacher)
-        if found.framework != "torch":
+            return None
+        if sources.framework_of(self.teacher) != framework:
             raise errors.UsageError(
-                f"The teacher {self.teacher.path!r} is no PyTorch module.",
-                next="Give it as file.py:factory with its weights.",
+                f"The teacher {self.teacher.path!r} is no {LIBRARY[framework]}, as the student is.",
+                next="Give it as file.py:factory with its weights."
+                if framework == "torch"
+                else "Give a .keras file, or file.py:factory of a keras.Model.",
             )
-        given: nn.Module = found.native
-        return given
-
-
-def _scaled(form: Form, width: float) -> tuple[Form, nn.Module]:
-    """The factory's own smaller network, as it starts."""
-    if form.attributes or form.shapes:
-        raise errors.UsageError(
-            "The width of a pruned model cannot be scaled: its layers have widths of their own.",
-            next="Scale the model that it was pruned from.",
-        )
-    scaled = replace(form, arguments={**form.arguments, "width": width})
-    module = scaled.plain()
-    whole = sum(each.numel() for each in form.plain().parameters())
-    if sum(each.numel() for each in module.parameters()) >= whole:
-        raise errors.UsageError(
-            f"With width={width:g} the network of {form.factory!r} is no smaller."
-        )
-    return scaled, module
+        return sources.load(self.teacher)
 
 
 def _pair(text: str) -> tuple[str, str]:

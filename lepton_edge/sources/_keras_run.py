@@ -31,10 +31,11 @@ def model_of(source: ModelSource, native: Any) -> Model:
 
 
 def output_names(native: Any) -> list[str]:
+    """In the order of `native.outputs`, where a dict's are sorted by their keys."""
     keras = _build.backend("keras", "Keras", "tensorflow")
     if isinstance(native, keras.Sequential):  # one output, and neither `output_names` nor `output`
         return [native.layers[-1].name]
-    return list(native.output if isinstance(native.output, dict) else native.output_names)
+    return sorted(native.output) if isinstance(native.output, dict) else list(native.output_names)
 
 
 def given(native: Any, tensors: Any) -> Any:
