@@ -126,7 +126,8 @@ def _opener(
                 opened, device=device, threads=threads, options=chosen
             )
         except errors.BackendMissing as error:
-            if opened.format in PACKAGES:
+            # What is missing is the runtime itself; this package is not on the device.
+            if opened.format in PACKAGES and "lepton-edge[" in (error.next or ""):
                 package = PACKAGES[opened.format]
                 error.next = f"On the device: {sys.executable} -m pip install {package}."
             raise

@@ -101,7 +101,7 @@ def _text(document: dict[str, Any]) -> str:
         ("load, first", f"{ms(found['load_ms'])}, {ms(found['first_ms'])}"),
         ("peak memory", f"{found['peak_rss_mb']:.0f} MB"),
         *((f"energy, {rail['rail']}", _rail(rail)) for rail in document["energy"]),
-        *document["facts"].items(),
+        *((name, fact) for name, fact in document["facts"].items() if fact is not None),
     ]
     lines = [document["status"], *(f"  {reason}" for reason in found["unstable"])]
     return "\n".join(lines) + "\n" + common.aligned(rows)

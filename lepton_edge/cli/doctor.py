@@ -25,7 +25,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "tf2onnx": (("tf2onnx",), "tf2onnx", "Keras to ONNX"),
     "nncf": (("nncf",), "openvino", "int8 for OpenVINO"),
     "tflite-convert": (("litert-torch", "ai-edge-quantizer"), "tflite-convert", "export TFLite"),
-    "onnx2tf": ((), "", "ONNX to TFLite, in an environment of its own"),
+    "onnx2tf": ((), "", "ONNX sources to TFLite"),
     "tensorrt": (
         ("tensorrt", "tensorrt-rtx-cu13-bindings"),
         "tensorrt",
@@ -39,7 +39,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "data": (("pyarrow", "pillow"), "data", "parquet files and image folders"),
 }
 _ANY_OF = {"tflite", "tensorrt"}  # one of the packages is enough; elsewhere all are needed
-_THERE = ("onnx", "openvino", "tflite", "tensorrt")  # what a device can have
+_THERE = ("onnx", "openvino", "tflite", "tensorrt", "edgetpu")  # what a device can have
 _PROBED = (
     "onnx", "openvino", "tflite", "torch", "tensorflow", "onnx2tf", "tensorrt", "edgetpu",
     "edgetpu_compiler", "ssh", "adb",
@@ -109,6 +109,8 @@ def _of_profile(profile: Profile, address: str | None) -> dict[str, Any]:
                 f"None of the runtimes of {profile.name!r} can be asked over ssh.",
                 next=_needs.there(profile) or f"See lepton-edge devices {profile.name}.",
             )
+        if profile.kind == "edgetpu":
+            return _of_device(address, [*formats, "edgetpu"])
         return _of_device(address, formats, any_of=True)
     ways = _needs.ways(profile)
     rows = {part: _examine(part) for part in dict.fromkeys(part for way in ways for part in way)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def run(part: str, on: str | None = None) -> dict[str, Any]:
         "tensorflow": _tensorflow,
         "onnx2tf": _onnx2tf,
         "tensorrt": lambda: _tensorrt(on),
-        "edgetpu": _edgetpu,
+        "edgetpu": lambda: _edgetpu(on),
         "edgetpu_compiler": lambda: _program("edgetpu_compiler", "--version", _CORAL),
         "ssh": lambda: _program("ssh", "-V", "sudo apt-get install openssh-client"),
         "adb": lambda: _program("adb", "version", "sudo apt-get install adb"),
@@ -105,20 +106,20 @@ def _tensorrt(on: str | None) -> str:
             return f"one engine built by {by}, not run: {error.message}"
 
 
-def _edgetpu() -> str:
+def _edgetpu(on: str | None) -> str:
     """Never a proof: only a file that Google's compiler made runs on an Edge TPU."""
-    from lepton_edge.runtimes import _common
+    import tempfile
+
+    from lepton_edge import loading
     from lepton_edge.runtimes import _edgetpu as runtime
 
-    module = "ai_edge_litert.interpreter"
-    lite = _common.backend(module, library="ai_edge_litert", extra="tflite")
-    try:
-        lite.load_delegate(runtime.LIBRARY)
-    except (OSError, ValueError) as error:
-        raise runtime.missing(runtime.LIBRARY, str(error)) or errors.BackendMissing(
-            f"{runtime.LIBRARY} is here, but no Edge TPU: {_common.first_line(error)}.",
-            next="Plug it in, and check that this user may use it.",
-        ) from None
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = Artifact(Path(folder), "probe_edgetpu.tflite", "tflite")
+        plain = (_FOLDER / "probe.tflite").read_bytes()
+        artifact.path.write_bytes(plain + runtime.CUSTOM_OP.encode())  # tried as a compiled one
+        # Nothing in it is for the Edge TPU, which is told after the delegate has run.
+        with contextlib.suppress(errors.PlacementError):
+            loading.load(artifact, device="edgetpu", on=on).close()
     raise errors.BackendMissing(
         f"{runtime.LIBRARY} loads; whether an inference with it is right is not known.",
         next="Prove it: lepton-edge benchmark M_edgetpu.tflite --device edgetpu.",

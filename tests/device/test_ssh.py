@@ -154,6 +154,20 @@ def test_doctor_proves_what_a_device_has(
     assert cli("doctor", "torch", "--on", address).code == 2
 
 
+def test_doctor_asks_a_board_for_its_edge_tpu(
+    cli: Callable[..., Done], board: Board, python: Python
+) -> None:
+    """The interpreter is proved; libedgetpu, which no board here has, is what is missing."""
+    address = board.address(python=python("3.11", "numpy", "ai-edge-litert"))
+    done = cli("doctor", "coral-dev-board", "--json", "--wait", "--on", address)
+    assert done.code == 4, done.err
+    rows = {row["name"]: row for row in done.document["parts"]}
+    assert list(rows) == ["tflite", "edgetpu"]
+    assert rows["tflite"]["works"]
+    assert "libedgetpu.so.1 is not installed" in rows["edgetpu"]["reason"]
+    assert "libedgetpu1-std" in rows["edgetpu"]["next"]
+
+
 def test_a_report_of_a_device(
     cli: Callable[..., Done],
     board: Board,
