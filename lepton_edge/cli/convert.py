@@ -145,6 +145,11 @@ def _text(document: dict[str, Any]) -> str:
     ]
     if parity:
         lines += [f"  {line}" for line in parity_lines(parity)]
+    if document["steps"] and document["steps"][-1]["step"] == "plan":
+        lines.append(
+            f"  a graph and a build plan; the engine: lepton-edge convert {artifact['path']}"
+            f" --to tensorrt --precision {artifact['precision']} -o ENGINE --on ssh://USER@HOST"
+        )
     return "\n".join(lines)
 
 

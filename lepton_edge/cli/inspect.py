@@ -107,7 +107,13 @@ def _placement_text(document: dict[str, Any]) -> str:
         f"{document['status']}: {summary['accelerator']} of {summary['total']} operators on the"
         f" accelerator of {document['device']}"
     )
-    return "\n".join([first, *_rows(document)])
+    sizes = {"on the chip": "cached_bytes", "sent for every inference": "streamed_bytes"}
+    if summary["source"] == "compiled":
+        sizes |= {"of instructions": "instruction_bytes"}
+    told = ", ".join(f"{summary[key]:,} bytes {where}" for where, key in sizes.items())
+    if summary.get("cycles"):
+        told += f", {summary['cycles']:,} cycles by the compiler"
+    return "\n".join([first, f"  parameters, {summary['source']}: {told}", *_rows(document)])
 
 
 def _limits_text(document: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def check(precision: str, calibration: Samples | None, quantizer: str) -> None:
     if precision in CALIBRATED and calibration is None:
         raise errors.UsageError(
             f"{precision} needs real inputs to find the ranges of activations.",
-            next="Give training samples with --calib, or ask for int8-dynamic or fp16.",
+            next="Give training samples with --calib, or ask for fp16, which needs none.",
         )
     if precision == "int8-mixed" and quantizer == "library":
         raise errors.UsageError(

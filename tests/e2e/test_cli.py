@@ -163,6 +163,18 @@ def test_doctor_says_what_a_device_needs(cli: Cli) -> None:
     assert "doctor raspberry-pi-4 --on ssh://" in done.document["there"]
 
 
+def test_a_graph_for_a_jetson_comes_with_the_command_that_builds_it(
+    cli: Cli, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="pip install 'lepton-edge[torch]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'lepton-edge[onnx]'")
+    words = ("--to", "tensorrt", "--precision", "fp16", "--device", "jetson-orin-nano")
+    done = cli("convert", *MODEL, *words, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    graph = tmp_path / "out" / "cnn_fp16.onnx"
+    assert f"lepton-edge convert {graph} --to tensorrt --precision fp16 -o ENGINE --on" in done.out
+
+
 def test_doctor_names_what_the_edge_tpu_lacks(cli: Cli) -> None:
     if shutil.which("edgetpu_compiler"):
         pytest.skip("edgetpu_compiler is here")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lepton_edge import devices, errors
+from lepton_edge.cli import inspect as verb
 from lepton_edge.devices import Fact
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="needs flatbuffers to write .tflite files")
@@ -111,6 +112,16 @@ def test_a_plain_convolution_is_mapped(tmp_path: Path) -> None:
     assert found["summary"]["compiles"] is True
     # 16 channels of 4 bytes of bias and 4 weights.
     assert found["summary"]["cached_bytes"] == 16 * 8
+
+
+def test_the_command_says_what_the_chip_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = File()
+    file.conv(file.tensor(1, 8, 8, 4), file.tensor(1, 8, 8, 16), (4, 16))
+    assert verb.command(str(file.write(tmp_path)), device="coral-usb") == 0
+    shown = capsys.readouterr().out
+    assert "predicted: 128 bytes on the chip, 0 bytes sent for every inference" in shown
 
 
 @pytest.mark.parametrize(
