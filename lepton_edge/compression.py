@@ -17,6 +17,7 @@ from lepton_edge.calibration import dialects
 from lepton_edge.compress._form import MODEL, RECORD, keras_file
 from lepton_edge.compress._pass import refuse
 from lepton_edge.compress._training import refuse_on_keras, training_folder
+from lepton_edge.compress.distil import Distil
 from lepton_edge.compress.quantize import QuantizedTraining
 from lepton_edge.conversion import convert, refuse_to_overwrite
 from lepton_edge.jobs import compress as job
@@ -384,8 +385,10 @@ def check(
     framework = sources.framework_of(source)
     if name != "quantize":
         refuse(made.frameworks, source.path, framework)
-    if framework == "keras" and name != "quantize":
-        refuse_on_keras(made.training, processes)
+        if isinstance(made, Distil):
+            made.check_teacher(framework)
+        if framework == "keras":
+            refuse_on_keras(made.training, processes)
 
 
 def refuse_trained(train: Samples, data: Samples) -> None:

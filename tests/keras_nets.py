@@ -78,6 +78,28 @@ def mean_colour() -> Any:
     return keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(image)))
 
 
+def pixels() -> Any:
+    """Classes of every pixel, in bfloat16 by its own dtype policy, for batches of 32 alone."""
+    image = keras.Input((8, 8, 3), batch_size=32, name="image")
+    policy = "mixed_bfloat16"
+    inner = layers.Conv2D(8, 5, padding="same", activation="relu", dtype=policy)(image)
+    return keras.Model(image, layers.Conv2D(4, 3, padding="same", dtype=policy)(inner))
+
+
+@keras.saving.register_keras_serializable()
+class Own(layers.Layer):  # type: ignore[misc]
+    """A layer of the user's own code."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2
+
+
+def own() -> Any:
+    """With that layer."""
+    image = keras.Input((8, 8, 3), name="image")
+    return keras.Model(image, layers.Dense(4)(layers.Flatten()(Own()(image))))
+
+
 def five() -> Any:
     """A teacher of another task: five classes."""
     image = keras.Input((8, 8, 3), name="image")
@@ -92,15 +114,17 @@ def frozen() -> Any:
 
 
 def write_samples(path: Path, n: int, seed: int = 0, *, label: str = "class") -> Path:
-    """An .npz of `image` [n, 8, 8, 3] and `label`: the `class`, the `colour` or `none`.
+    """An .npz of `image` [n, 8, 8, 3] and, for a name with parts in it, `extra` [n, 2].
 
-    For a name with parts in it, `extra` [n, 2] too.
+    `label` is the `class`, that of all `pixels`, the `colour`, or `none`.
     """
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 4, n)
     colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.6, 0.6]], np.float32)
     image = colours[kind][:, None, None] + rng.normal(0, 0.6, (n, 8, 8, 3)).astype(np.float32)
-    labels = {"class": {"label": kind}, "colour": {"label": colours[kind]}, "none": {}}[label]
+    pixels = np.broadcast_to(kind[:, None, None], (n, 8, 8))
+    labels = {"class": kind, "pixels": pixels, "colour": colours[kind], "none": None}[label]
+    given = {} if labels is None else {"label": labels}
     extra = {"extra": rng.normal(0, 1, (n, 2)).astype(np.float32)} if "parts" in path.stem else {}
-    np.savez(path, image=image, **extra, **labels)
+    np.savez(path, image=image, **extra, **given)
     return path

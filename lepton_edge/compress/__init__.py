@@ -1,9 +1,11 @@
-"""Passes that make a PyTorch model smaller before it is converted: Model -> Model.
+"""Passes that make a model smaller before it is converted: Model -> Model.
 
 `Prune`, `Sparsify`, `Distil` and `Finetune` are frozen dataclasses, one a file, with
 `__call__(model, training, out=...)`; a `Sequence` of passes is a pass. What a pass writes is a
 folder whose `model.py:factory`, with the weights beside it, is a source like any other. A module
-here with a constant `PASS` is a verb's pass, found by its name. Importing this loads no torch.
+here with a constant `PASS` is a verb's pass, found by its name; its `frameworks` are those of the
+models that it takes, and a Keras model is written as a .keras file. Importing this loads no torch
+and no TensorFlow.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Task:
                 "The training samples have no labels, and this training needs them.",
                 next="Give labelled samples, or distil from a teacher.",
             )
-        outputs = answers(native, first(data))
+        outputs = answers(native, first(native, data))
         self.name = chosen(outputs, self.output)
         value, labels = outputs[self.name].numpy(), data.labels
         shape = list(value.shape[1:])
@@ -119,9 +119,10 @@ class Task:
         return loss - self.smoothing * tf.reduce_mean(scores), tf.reduce_mean(right)
 
 
-def first(data: Table) -> tuple[Any, ...]:
+def first(native: Any, data: Table) -> tuple[Any, ...]:
     """A few samples, as tensors in the signature's order."""
-    inputs, _ = data.rows(np.arange(min(LOOKED_AT, len(data))))
+    rows = native.inputs[0].shape[0] or LOOKED_AT
+    inputs, _ = data.rows(np.arange(min(rows, len(data))))
     return tuple(map(tf.convert_to_tensor, inputs))
 
 
@@ -153,7 +154,7 @@ class Distillation:
         self.probes: tuple[Any, Any] = (None, None)
 
     def prepare(self, native: Any, data: Table) -> None:
-        inputs = first(data)
+        inputs = first(native, data)
         self.order = _order(native, self.teacher)
         ours = answers(native, inputs)
         theirs = _under(ours, answers(self.teacher, self._theirs(inputs)))
@@ -222,11 +223,15 @@ class Distillation:
     def _answers(self, outputs: Mapping[str, Any], target: Mapping[str, Any]) -> Any:
         name = self.task.name
         if not name:
-            parts = [
-                tf.reduce_mean((outputs[key] - value) ** 2)
-                / tf.maximum(tf.math.reduce_variance(value), 1e-6)
+            pairs = [
+                (tf.cast(outputs[key], tf.float32), tf.cast(value, tf.float32))
                 for key, value in target.items()
                 if value.dtype.is_floating
+            ]
+            parts = [
+                tf.reduce_mean((mine - other) ** 2)
+                / tf.maximum(tf.math.reduce_variance(other), 1e-6)
+                for mine, other in pairs
             ]
             return tf.add_n(parts) / len(parts)
         mine, other = (tf.cast(each[name], tf.float32) for each in (outputs, target))
@@ -270,7 +275,10 @@ class _Probe:
         self.native, self.watched = native, None
         if layers:
             outputs = native.outputs if isinstance(native, keras.Sequential) else native.output
-            inner = [known[name].output for name in layers]
+            try:
+                inner = [known[name].output for name in layers]
+            except AttributeError as error:  # a layer that is called more than once
+                raise errors.UsageError(f"{str(error).splitlines()[0]}") from None
             self.watched = keras.Model(native.inputs, {"outputs": outputs, "inner": inner})
 
     def __call__(self, inputs: Any, training: bool = False) -> tuple[dict[str, Any], list[Any]]:

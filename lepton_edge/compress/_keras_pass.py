@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class KerasWork:
     resume: bool
     objectives: Any = _keras_objectives
     key: str = ""
+    data: _data.Table | None = None
 
     @classmethod
     def begin(cls, model: Model, out: Path, work: Path | None, resume: bool) -> KerasWork:
@@ -46,12 +48,15 @@ class KerasWork:
 
     def source(self, training: Samples | Iterable[Any]) -> _data.Table:
         """The training data as batches, read once."""
+        if self.data is not None:
+            return self.data
         if not isinstance(training, Samples):
             raise errors.UsageError(
                 "A Keras model is trained on Samples, not on a loader of another framework.",
                 next="Give them as open_samples(...).",
             )
-        return _data.table(training, self.model.signature)
+        self.data = _data.table(training, self.model.signature)
+        return self.data
 
     def scale(self, width: float) -> None:
         """Makes the model the factory's own smaller network, as it starts."""
@@ -70,7 +75,7 @@ class KerasWork:
     def distillation(self, teacher: Model | None, task: Any, **given: Any) -> Any:
         """The objective `Distillation`; without a teacher, that of the model itself."""
         source = (teacher or self.model).source
-        self.key = f"{self.key}:{source.sha256()}"
+        self.key = f"{self.key}:{source.sha256()}:{given}"
         return self.objectives.Distillation((teacher or self.model).native, task, **given)
 
     def fit(self, objective: Any, training: Samples | Iterable[Any], how: Training) -> Result:
@@ -81,6 +86,11 @@ class KerasWork:
             raise errors.UsageError(
                 f"The model takes batches of {min(filter(None, fixed))} alone, not of {how.batch}.",
                 next="Give the training this batch.",
+            )
+        if how.holdout and self.model.signature.inputs[0].shape[0]:
+            raise errors.UsageError(
+                "Samples cannot be held out for a model of a fixed batch.",
+                next="Leave holdout out.",
             )
         return _keras_train.fit(
             self.native,
@@ -114,11 +124,26 @@ def _copied(source: ModelSource, native: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
         path = Path(folder, "copy.keras")
         native.save(path)
-        try:
-            return sources.load(ModelSource(str(path))).native
-        except errors.BadInput as error:
+        with zipfile.ZipFile(path) as archive:
+            own = next(_own_code(json.loads(archive.read("config.json"))), None)
+        if own is not None:
             raise errors.CannotConvert(
-                f"Keras cannot open {source.path!r} again once it is saved:"
-                f" {error.message.replace(repr(str(path)), 'it')}",
+                f"{source.path!r} has the layer or function {own!r}, whose code is not in Keras:"
+                " what was trained could not be opened elsewhere.",
                 next="Build it of layers that Keras has.",
-            ) from None
+            )
+        return sources.load(ModelSource(str(path))).native
+
+
+def _own_code(config: Any) -> Iterator[str]:
+    """Classes and functions in a saved model's configuration that are not of Keras."""
+    if isinstance(config, dict):
+        module, name = config.get("module"), config.get("class_name")
+        if name == "function":
+            yield str(config.get("config"))
+        elif isinstance(module, str) and module.partition(".")[0] != "keras":
+            yield str(name)
+        config = list(config.values())
+    if isinstance(config, list):
+        for each in config:
+            yield from _own_code(each)

@@ -111,7 +111,8 @@ class _Trainee(keras.Model):  # type: ignore[misc]
         """The objective and the penalties of the model's own layers."""
         inputs, labels = data if len(data) == 2 else (data[0], None)
         loss, accuracy = self.goal(self.native, inputs, labels, training)
-        return tf.add_n([loss, *self.native.losses]), accuracy
+        penalties = [tf.cast(each, tf.float32) for each in self.native.losses]
+        return tf.add_n([loss, *penalties]), accuracy
 
 
 def _decays(weight: Any) -> bool:

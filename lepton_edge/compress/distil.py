@@ -14,7 +14,7 @@ from lepton_edge.compress._training import Training
 from lepton_edge.model import Model, ModelSource
 from lepton_edge.samples import Samples
 
-LIBRARY = {"torch": "PyTorch module", "keras": "Keras model"}
+_LIBRARY = {"torch": "PyTorch module", "keras": "Keras model"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ class Distil:
             )
         if training is None:
             raise errors.UsageError("Distillation needs samples.", next="Give --train.")
+        self.check_teacher(model.framework)
         state = _pass.begin(model, out, work, resume)
         if self.width is not None:
             state.scale(self.width)
         data = state.source(training)
         labelled = not isinstance(data, Table) or data.labels is not None
         objective = state.distillation(
-            self._teacher(model.framework),
+            None if self.teacher is None else sources.load(self.teacher),
             state.objectives.Task(self.output, "auto", self.training.label_smoothing),
             temperature=self.temperature,
             weight=self.weight if labelled else 1.0,
@@ -88,18 +89,16 @@ class Distil:
             {"pass": "distil", **asdict(self), "labels": labelled, "result": result.as_dict()}
         )
 
-    def _teacher(self, framework: str) -> Model | None:
-        """None stands for the model itself; only a teacher of its framework is loaded."""
-        if self.teacher is None:
-            return None
-        if sources.framework_of(self.teacher) != framework:
+    def check_teacher(self, framework: str) -> None:
+        """`UsageError` for a teacher of another framework than the student's; loads nothing."""
+        if self.teacher is not None and sources.framework_of(self.teacher) != framework:
+            wanted = _LIBRARY[framework]
             raise errors.UsageError(
-                f"The teacher {self.teacher.path!r} is no {LIBRARY[framework]}, as the student is.",
+                f"The teacher {self.teacher.path!r} is no {wanted}, as the student is.",
                 next="Give it as file.py:factory with its weights."
                 if framework == "torch"
                 else "Give a .keras file, or file.py:factory of a keras.Model.",
             )
-        return sources.load(self.teacher)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from lepton_edge.samples import Samples
 
 @dataclass(frozen=True)
 class Finetune:
-    """Trains every weight on the labels of the task.
+    """Trains every weight on the labels of the task; of a Keras model, those that are trainable.
 
     `output` names the output that the labels belong to, where there are several. `loss` is
     cross-entropy for class indices and the mean squared error for arrays.

@@ -53,21 +53,36 @@ def test_finetune_to_tflite(cli: Cli, folder: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     out = folder / "tuned"
     done = cli(
-        "finetune", folder / "cnn.keras", "-o", out, "--train", folder / "train.npz",
-        "--data", folder / "test.npz", *SHORT, "--to", "tflite", "--window", "5,0", "--json",
+        "finetune", folder / "cnn.keras", "-o", out, "--train", folder / "train.npz", *SHORT,
+        "--to", "tflite", "--window", "5,0", "--json",
     )  # fmt: skip
     document = done.document
     assert done.code == document["exit_code"], done.err
     assert document["status"] in ("PASS", "SLOWER")  # the graph is the same, and so is its speed
     assert set(document["latency"]) == {"tflite"}
-    found = document["accuracy"]
-    assert found["value"] > 0.9
-    assert found["drop_interval"][1] < -0.2  # surely better than before
     assert document["source"]["path"] == str(out / "tuned.keras")
     assert document["before"]["parameters"] == document["after"]["parameters"]
     assert document["before"]["macs"] == document["after"]["macs"] > 0
     assert {each.name for each in out.iterdir()} == {"tuned.keras", "compress.json"}
     assert "loss" in done.err  # progress
+
+
+def test_a_recipe_with_a_pass_on_an_h5_file(cli: Cli, folder: Path) -> None:
+    (folder / "recipe.toml").write_text(
+        "[model]\npath = 'softmax.h5'\n"
+        "[data]\ntrain = 'train.npz'\ndata = 'test.npz'\n"
+        "[[passes]]\nkind = 'finetune'\ntraining = { epochs = 6, batch = 32, lr = 0.05 }\n"
+        "[goals]\nwindow = '5,0'\n"
+    )
+    done = cli("run", folder / "recipe.toml", "-o", folder / "run", "--json")
+    assert done.code == 0, done.err
+    (document,) = done.document["passes"]
+    found = document["accuracy"]
+    assert found["value"] > 0.9
+    assert found["drop_interval"][1] < -0.2  # surely better than before
+    made = Path(document["source"]["path"])
+    assert made == folder / "run" / "passes" / "1-finetune" / "1-finetune.keras"
+    assert made.is_file()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,8 @@ def test_finetune_to_tflite(cli: Cli, folder: Path) -> None:
         (("finetune", "MODEL", "--train", "TRAIN", "--weights", "a.h5"), 2, "has its own weights"),
         (("finetune", "NETS", "--train", "TRAIN", "--weights", "a.pth"), 8, "Keras factory"),
         (("finetune", "LOST", "--train", "TRAIN"), 8, "There is no file"),
+        (("distil", "MODEL", "--train", "BARE", "--teacher", "TORCH"), 2, "is no Keras model"),
+        (("distil", "TORCH", "--train", "BARE", "--teacher", "MODEL"), 2, "is no PyTorch module"),
         (("finetune", "MODEL", "--train", "BARE"), 2, "have no labels"),
     ],
 )
@@ -99,6 +116,7 @@ def test_bad_requests_are_one_sentence_and_write_nothing(
 ) -> None:
     names = {
         "MODEL": folder / "cnn.keras", "NETS": f"{NETS}:cnn", "LOST": folder / "lost.keras",
+        "TORCH": f"{NETS.with_name('compress_nets.py')}:cnn",
         "TRAIN": folder / "train.npz", "BARE": folder / "bare.npz",
     }  # fmt: skip
     verb, net, *rest = (str(names.get(each, each)) for each in arguments)
