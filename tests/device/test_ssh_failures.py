@@ -237,6 +237,32 @@ def test_a_connection_that_is_cut_in_the_middle(
     assert again.code in (0, 6), again.err  # without --wait: the lock died with the connection
 
 
+def test_a_report_that_is_cut_off_leaves_the_last_one(
+    board: Board, python: Python, idle: Artifact, tmp_path: Path
+) -> None:
+    last = tmp_path / "report" / "report.html"
+    last.parent.mkdir()
+    last.write_text("of yesterday")
+    np.savez(tmp_path / "data.npz", x=np.eye(4, dtype=np.float32), label=np.arange(4))
+    words = [
+        sys.executable, "-m", "lepton_edge.cli", "report", str(idle.folder), "--wait",
+        "--data", str(tmp_path / "data.npz"), "-o", str(last.parent), "--window", "100,60",
+        "--on", board.address(python=python(*LITERT)),
+    ]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        await_work(board)
+        board.kill_connections()
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 4, err
+    assert "was lost in the middle of the work" in err
+    assert [path.name for path in last.parent.iterdir()] == ["report.html"]
+    assert last.read_text() == "of yesterday"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith((".tmp", ".old"))]
+
+
 def test_a_process_that_dies_there(board: Board, python: Python, idle: Artifact) -> None:
     process = holding(board.address(python=python(*LITERT)), idle)
     try:
