@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lepton_edge import accuracy, context, conversion, errors, latency
+from lepton_edge import accuracy, context, conversion, devices, errors, latency
 from lepton_edge.artifact import Artifact
 from lepton_edge.measurement import Accuracy, Parity, Report, Row
 from lepton_edge.model import ModelSource
@@ -89,6 +89,7 @@ def convert_all(
     say: Say,
 ) -> list[Measured]:
     """Converts each case into a folder of its own; a failure is a row, never a failed run."""
+    profiles = devices.names()
 
     def one(case: Case) -> Measured:
         found = Measured(
@@ -104,7 +105,8 @@ def convert_all(
                 data=data,
                 preprocess=case.preprocess,
                 options=case.options,
-                device=case.device,
+                # `gpu` or `cuda` is where a runtime here computes, and no device to convert for.
+                device=case.device if case.device in profiles else "cpu",
                 classes=classes,
             )
         except errors.EdgeError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_edge import errors
+from lepton_edge import errors, sources, study
 from lepton_edge.artifact import open_artifact
 from lepton_edge.conversion import convert
 from lepton_edge.model import ModelSource
@@ -202,3 +202,19 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_where_a_runtime_computes_is_no_device_to_convert_for(tmp_path: Path) -> None:
+    """A recipe's target may name `gpu`, which no profile has; int8 is then for this CPU."""
+    source, places = (
+        ModelSource(f"{ZOO}:plain_cnn"),
+        [tmp_path / "calib.npz", tmp_path / "data.npz"],
+    )
+    feeds = sources.load(source).example(80)
+    for place, rows in zip(places, (slice(40), slice(40, None)), strict=True):
+        np.savez(place, **{name: array[rows] for name, array in feeds.items()})
+    case = study.Case("int8", source, "torch", "onnx", "int8", device="cuda")
+    calib, data = map(str, places)
+    (made,) = study.convert_all([case], tmp_path / "out", calib=calib, data=data, say=print)
+    assert made.error is None, str(made.error)
+    assert made.device == "cuda"
