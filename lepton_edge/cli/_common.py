@@ -26,7 +26,10 @@ Model = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Weights for file.py:factory: .safetensors, or .pth (weights only)."),
+    typer.Option(
+        help="Weights for file.py:factory: .safetensors, or .pth (weights only);"
+        " Keras: .weights.h5."
+    ),
 ]
 Inputs = Annotated[
     list[str] | None,

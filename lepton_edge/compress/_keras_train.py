@@ -7,7 +7,7 @@ same weights as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,8 @@ class _Run(keras.callbacks.Callback):  # type: ignore[misc]
             self.log.close()
         if self.best is not None:
             self.native.set_weights(self.best)
+        elif not _finite(self.native.get_weights()):  # by the last step, whose loss was finite
+            raise weights_not_finite(self.steps, plan.total)
         _checkpoint.remove(self.work)
         return self.result
 
@@ -256,7 +258,7 @@ class _Run(keras.callbacks.Callback):  # type: ignore[misc]
     def _checkpoint(self) -> None:
         """Written only while every weight is finite."""
         state = [np.asarray(each) for each in self._variables()]
-        if not all(np.isfinite(each).all() for each in state):
+        if not _finite(state):
             raise weights_not_finite(self.steps, self.plan.total)
         _checkpoint.save(
             self.work,
@@ -271,6 +273,10 @@ class _Run(keras.callbacks.Callback):  # type: ignore[misc]
             self.plan.key,
             _checkpoint.ARRAYS,
         )
+
+
+def _finite(values: Iterable[Array]) -> bool:
+    return all(bool(np.isfinite(each).all()) for each in values)
 
 
 def augmented(value: Array, how: tuple[str, ...], rng: np.random.Generator) -> Array:

@@ -34,7 +34,9 @@ def load(source: ModelSource) -> Model:
 
 
 def made(source: ModelSource, arguments: Mapping[str, Any] | None = None) -> Any:
-    """What the factory makes. It is seeded before, and names count from 1: so two calls agree."""
+    """What the factory makes. Keras' session is cleared and seeded before, so that two calls give
+    the same names and first weights.
+    """
     keras = _build.backend("keras", "Keras", "tensorflow")
     keras.utils.clear_session()
     factory = load_function(source.file, source.path.rpartition(":")[2])

@@ -235,6 +235,11 @@ def check_loss_that_is_not_finite(folder: Path) -> None:
     )  # fmt: skip
     with np.load(folder / "nan.training" / "checkpoint.npz") as kept:
         assert all(np.isfinite(kept[key]).all() for key in kept.files if "variables" in key)
+    last = {"lr": 1e30, "clip": None, "warmup": 0.0, "steps": 2}
+    refused(  # the last step breaks the weights, and no loss tells
+        errors.UsageError, "weights were no longer finite at step 2",
+        lambda: tune("linear", folder / "x", samples(folder), **last),
+    )  # fmt: skip
     assert not (folder / "nan").exists()
     refused(
         errors.UsageError, "unfinished training",
