@@ -28,7 +28,7 @@ MODEL, RECORD = "model.py", "compress.json"
 _TEMPLATE = '''\
 """A compressed form of {factory}, written by lepton-edge.
 
-`factory` gives the module with its sizes but without trained values, which are in {weights}.
+`factory` gives the module with its sizes; its trained values are in {weights}.
 The original file must stay where FORM says, relative to this folder, and unchanged.
 """
 

@@ -53,6 +53,7 @@ def test_the_examples_commands_run(tmp_path: Path) -> None:
     found = [line for line in commands(EXAMPLE / "README.md") if line.startswith("lepton-edge")]
     assert len(found) >= 5
     shutil.copy(EXAMPLE / "net.py", tmp_path)
+    shutil.copytree(EXAMPLE / "trained", tmp_path / "trained")
     recipe = re.sub(
         r"(?m)^(steps|epochs) = .*$", "steps = 2", (EXAMPLE / "recipe.toml").read_text()
     )

@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from lepton_edge import accuracy, inspection, sources  # noqa: E402
-from lepton_edge.conversion import convert  # noqa: E402
-from lepton_edge.model import ModelSource  # noqa: E402
-from lepton_edge.preprocess import Preprocess  # noqa: E402
-from lepton_edge.samples import open_samples  # noqa: E402
+from lepton_edge import accuracy, inspection, sources
+from lepton_edge.conversion import convert
+from lepton_edge.model import ModelSource
+from lepton_edge.preprocess import Preprocess
+from lepton_edge.samples import open_samples
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
 TRAINED = EXAMPLE / "trained"
