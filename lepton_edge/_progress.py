@@ -18,7 +18,8 @@ WIDTH = 30
 def followed(folder: Path, file: str) -> Iterator[None]:
     """Within the block, new lines of any `file` under `folder` appear on stderr."""
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(folder, file, done), daemon=True)
+    seen = {path: path.stat().st_size for path in folder.rglob(file)}
+    thread = threading.Thread(target=_follow, args=(folder, file, seen, done), daemon=True)
     thread.start()
     try:
         yield
@@ -27,21 +28,24 @@ def followed(folder: Path, file: str) -> Iterator[None]:
         thread.join()
 
 
-def _follow(folder: Path, file: str, done: threading.Event) -> None:
+def _follow(folder: Path, file: str, seen: dict[Path, int], done: threading.Event) -> None:
     terminal = sys.stderr.isatty()
-    seen = {path: path.stat().st_size for path in folder.rglob(file)}
-    shown = 0.0
-    drawn = False
-    while not done.wait(0.25):
+    last, waits = "", False  # the newest line, and whether it is still to be shown
+    shown = -PLAIN_S
+    over = False
+    while not over:
+        over = done.wait(0.25)  # what is written before the end is shown, however short it was
         for path in sorted(folder.rglob(file)):
-            with path.open() as lines:
+            with path.open("rb") as lines:
                 lines.seek(seen.get(path, 0))
-                new = [line for line in lines.read().splitlines() if line.endswith("}")]
-                seen[path] = lines.tell()
-            if new and (terminal or time.monotonic() - shown > PLAIN_S):
-                shown, drawn = time.monotonic(), True
-                _show(json.loads(new[-1]), terminal)
-    if terminal and drawn:
+                whole, end, _ = lines.read().rpartition(b"\n")  # a line may be half written
+            if end:
+                seen[path] = seen.get(path, 0) + len(whole) + 1
+                last, waits = whole.splitlines()[-1].decode(), True
+        if waits and (terminal or over or time.monotonic() - shown > PLAIN_S):
+            shown, waits = time.monotonic(), False
+            _show(json.loads(last), terminal)
+    if terminal and last:
         print(file=sys.stderr)
 
 
