@@ -129,7 +129,7 @@ def unet_mobilenet_v2(size: int = 128) -> Cost:
         )
         net.at = out
         if out[0] in skips:
-            net.move((out[0], out[1], channels + skips[out[0]][2]))
+            net.concat((out[0], out[1], channels + skips[out[0]][2]))
     return net.cost()
 
 
@@ -147,7 +147,7 @@ def deeplab_v3(size: int = 513, classes: int = 21) -> Cost:
     net.move((end[0], end[1], 256))
     net.at = end
     net.conv(256)
-    net.move((end[0], end[1], 512))
+    net.concat((end[0], end[1], 512))
     net.conv(256)
     net.conv(classes)
     net.move((size, size, classes))
@@ -213,7 +213,9 @@ def densenet(depth: int, size: int = 224, *, scale_kernels: int = 1) -> Cost:
                 net.move(net.at)
             net.conv(4 * growth)
             net.conv(growth, 3)
-            net.move((height, width, before + growth))
+            net.concat((height, width, before + growth))
+        for _ in range(scale_kernels):
+            net.move(net.at)
         if index < 3:
             net.conv(net.at[2] // 2)
             net.pool(2, 2)
@@ -306,7 +308,7 @@ def shufflenet_v2(stages: tuple[int, int, int], last: int = 1024, size: int = 22
             net.conv(half)
             net.dw(3, 2 if index == 0 else 1)
             end = net.conv(half)
-            net.move((end[0], end[1], channels))  # concatenate
+            net.concat((end[0], end[1], channels))
             net.move(net.at)  # shuffle
     net.conv(last)
     net.gap()

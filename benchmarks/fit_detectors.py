@@ -26,7 +26,7 @@ def _c2f(net: Net, channels: int, n: int, *, add: bool = False, cib: bool = Fals
             net.conv(half, 3)
         if add or cib:
             net.add()
-    net.move((height, width, (2 + n) * half))
+    net.concat((height, width, (2 + n) * half))
     return net.conv(channels)
 
 
@@ -34,7 +34,7 @@ def _sppf(net: Net, channels: int) -> Shape:
     height, width, _ = net.conv(channels // 2)
     for _ in range(3):
         net.pool(5, 1)
-    net.move((height, width, 2 * channels))
+    net.concat((height, width, 2 * channels))
     return net.conv(channels)
 
 
@@ -68,7 +68,7 @@ def _merge(net: Net, other: Shape, *, up: bool = False) -> Shape:
     """Concatenates with a tensor of the same size, after doubling the size where `up`."""
     if up:
         net.move((other[0], other[1], net.at[2]))
-    return net.move((other[0], other[1], net.at[2] + other[2]))
+    return net.concat((other[0], other[1], net.at[2] + other[2]))
 
 
 def yolo(version: int, size: int, depth: float, width: float, most: int = 1024) -> Cost:
@@ -150,7 +150,7 @@ def yolox(size: int, depth: float, width: float, *, separable: bool = False) -> 
             conv3(half)
             if add:
                 net.add()
-        net.move((start[0], start[1], 2 * half))
+        net.concat((start[0], start[1], 2 * half))
         return net.conv(channels)
 
     net.move((size // 2, size // 2, 12))
@@ -165,7 +165,7 @@ def yolox(size: int, depth: float, width: float, *, separable: bool = False) -> 
     height, width_, _ = net.conv(ch(512))
     for k in (5, 9, 13):
         net.pool(k, 1)
-    net.move((height, width_, 4 * ch(512)))
+    net.concat((height, width_, 4 * ch(512)))
     net.conv(ch(1024))
     csp(ch(1024), n(3), False)
     top = net.conv(ch(512))

@@ -41,7 +41,7 @@ class Net:
         return self.conv(self.at[2], k, s, groups=self.at[2])
 
     def move(self, out: Shape, read: int | None = None) -> Shape:
-        """A kernel that computes next to nothing: pooling, addition, concatenation, resizing."""
+        """A kernel that computes next to nothing: pooling, addition, resizing."""
         height, width, channels = self.at
         took = height * width * channels if read is None else read
         self.kernels.append(Kernel("move", 0, 0, took, out[0] * out[1] * out[2]))
@@ -60,6 +60,10 @@ class Net:
         height, width, channels = self.at
         return self.move(self.at, 2 * height * width * channels)
 
+    def concat(self, out: Shape) -> Shape:
+        """A concatenation reads all that it writes."""
+        return self.move(out, out[0] * out[1] * out[2])
+
     def branches(self, *made: Callable[[], object]) -> Shape:
         """Runs each branch from the same tensor and concatenates what they wrote."""
         start, channels, end = self.at, 0, self.at
@@ -67,8 +71,7 @@ class Net:
             self.at = start
             branch()
             end, channels = self.at, channels + self.at[2]
-        self.at = (end[0], end[1], channels)
-        return self.move(self.at)
+        return self.concat((end[0], end[1], channels))
 
     def dense(self, units: int) -> Shape:
         height, width, channels = self.at

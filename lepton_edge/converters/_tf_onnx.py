@@ -34,12 +34,31 @@ def export(
                 proto, _ = tf2onnx.convert.from_function(
                     function, input_signature=function.input_signature, opset=opset
                 )
+                _captured_are_constants(proto, function)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise errors.CannotConvert(
             f"tf2onnx cannot export this model to opset {opset}: {first_line(error)}.",
             next="Pass another opset, or convert to tflite.",
         ) from None
     return proto, {"step": "export", "tool": "tf2onnx", "opset": opset}, ("tf2onnx", "tensorflow")
+
+
+def _captured_are_constants(proto: onnx.ModelProto, function: Any) -> None:
+    """Stores the tensors that the function holds from outside, which tf2onnx leaves as inputs.
+
+    Keras' Normalization, for one, has its mean in no variable.
+    """
+    from onnx import numpy_helper
+
+    graph = function.get_concrete_function().graph
+    held = {
+        inner.name: outer.numpy()
+        for outer, inner in graph.captures
+        if outer.dtype.is_numpy_compatible
+    }
+    for given in [each for each in proto.graph.input if each.name in held]:
+        proto.graph.input.remove(given)
+        proto.graph.initializer.append(numpy_helper.from_array(held[given.name], given.name))
 
 
 def call(model: Model, signature: Signature) -> Any:

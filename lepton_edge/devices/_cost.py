@@ -6,6 +6,7 @@ operator before it has none of its own. Only shapes and element counts are read,
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -55,10 +56,14 @@ def convolution(
 
 
 def cost(path: str | Path) -> Cost:
-    """The cost of a .tflite or .onnx file. Raises `BadInput` for other files."""
+    """The cost of a .tflite or .onnx file. Raises `BadInput` for other files and open sizes."""
     suffix = Path(path).suffix
     if suffix == ".tflite":
-        return tflite_cost(read(path))[0]
+        graph = read(path)
+        for index in graph.inputs:
+            tensor = graph.tensors[index]
+            _refuse_open(path, tensor.name, tensor.free)
+        return tflite_cost(graph, joined=True)[0]
     if suffix == ".onnx":
         return _onnx_cost(Path(path))
     raise errors.BadInput(
@@ -66,16 +71,46 @@ def cost(path: str | Path) -> Cost:
     )
 
 
+def _refuse_open(path: str | Path, name: str, free: Collection[int]) -> None:
+    """`free` are the dimensions without a size; an open batch counts as one."""
+    if any(free):
+        raise errors.BadInput(
+            f"Dimension {max(free)} of the input {name!r} of {str(path)!r} has no size.",
+            next="Give a file with fixed shapes; only the batch may be open.",
+        )
+
+
 _FUSED = {"RELU", "RELU6", "RELU_N1_TO_1", "QUANTIZE", "DEQUANTIZE"}
 _FREE = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"}
+_CONVOLUTIONS = {"CONV_2D", "DEPTHWISE_CONV_2D"}
+_PADS = {"PAD", "PADV2"}
+_ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
+_MOVING = {
+    *("CONCATENATION", "PACK", "PAD", "PADV2", "MIRROR_PAD", "TRANSPOSE", "GATHER", "TILE"),
+    *("SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V", "RESIZE_BILINEAR", "MEAN", "BROADCAST_TO"),
+    *("RESIZE_NEAREST_NEIGHBOR", "MAX_POOL_2D", "AVERAGE_POOL_2D"),
+}
 
 
-def tflite_cost(graph: Graph) -> tuple[Cost, tuple[int, ...]]:
-    """The cost of a graph that was read already, and the operator that each kernel is of."""
+def tflite_cost(graph: Graph, *, joined: bool = False) -> tuple[Cost, tuple[int, ...]]:
+    """The cost of a graph that was read already, and the operator that each kernel is of.
+
+    `joined`: arithmetic with a constant is part of the kernel before it, as where a normalisation
+    was not folded, unless that one only moves data; a padding is part of the convolution after it
+    (XNNPACK's and TensorRT's fusion). The Edge TPU runs both as operators.
+    """
+    makers = {index: operator for operator in graph.operators for index in operator.outputs}
+    other = {
+        index for each in graph.operators if each.name not in _CONVOLUTIONS for index in each.inputs
+    }
+    other |= set(graph.outputs)
     kept = [
         operator
         for operator in graph.operators
-        if operator.name not in _FUSED and operator.name not in _FREE
+        if operator.name not in _FUSED
+        and operator.name not in _FREE
+        and not (joined and _joins(graph, operator, makers))
+        and not (joined and operator.name in _PADS and other.isdisjoint(operator.outputs))
     ]
     found = Cost(
         tuple(_tflite_kernel(graph, operator) for operator in kept),
@@ -83,6 +118,16 @@ def tflite_cost(graph: Graph) -> tuple[Cost, tuple[int, ...]]:
         sum(graph.tensors[index].size for index in graph.outputs),
     )
     return found, tuple(operator.index for operator in kept)
+
+
+def _joins(graph: Graph, operator: Operator, makers: Mapping[int, Operator]) -> bool:
+    if operator.name not in _ARITHMETIC:
+        return False
+    computed = [index for index in operator.inputs if not graph.tensors[index].is_constant]
+    maker = makers.get(computed[0]) if len(computed) == 1 else None
+    while maker is not None and maker.name in (_FREE | {"QUANTIZE", "DEQUANTIZE"}):
+        maker = makers.get(maker.inputs[0])
+    return maker is not None and maker.name not in _MOVING
 
 
 def _tflite_kernel(graph: Graph, operator: Operator) -> Kernel:
@@ -110,7 +155,7 @@ def _tflite_kernel(graph: Graph, operator: Operator) -> Kernel:
 
 # After a convolution or an addition these cost nothing of their own.
 _ONNX_FUSED = {
-    *("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu"),
+    *("Relu", "Clip", "Sigmoid", "HardSigmoid", "LeakyRelu", "PRelu"),
     *("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout", "Cast"),
 }
 # These move no data, or only where a later kernel reads it from.
@@ -118,8 +163,17 @@ _ONNX_FREE = {
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Constant", "Shape", "ConstantOfShape"),
     *("Split", "Slice"),
 }
-_ONNX_GATES = {"Sigmoid", "HardSigmoid"}  # x * sigmoid(x), the SiLU, is one activation
+# What these give is still the work of the kernel before them.
+_ONNX_SAME = {
+    *("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+    *("QuantizeLinear", "DequantizeLinear", "Identity", "Dropout", "Cast"),
+}
+_ONNX_MOVING = {
+    *("Concat", "Pad", "Transpose", "Gather", "Tile", "Expand", "Slice", "Split", "Resize"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"),
+}
 _ONNX_LINEAR = {"Conv", "ConvTranspose", "Gemm"}  # a normalisation after these is folded in
+_LAYOUTS = ([0, 2, 3, 1], [0, 3, 1, 2])  # TensorFlow's to the runtime's and back
 
 
 def _onnx_cost(path: Path) -> Cost:
@@ -151,30 +205,51 @@ def _onnx_cost(path: Path) -> Cost:
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in stored:
             stored[node.output[0]] = stored[node.input[0]]
-    makers = {name: node.op_type for node in graph.node for name in node.output}
-    kernels = [
-        _onnx_kernel(node, shapes, stored, str(path))
-        for node in graph.node
-        if not _onnx_fused(node, makers, stored)
-    ]
-    feeds = [value.name for value in graph.input if value.name not in stored]
+    feeds = [value for value in graph.input if value.name not in stored]
+    for value in feeds:
+        sides = enumerate(value.type.tensor_type.shape.dim)
+        _refuse_open(path, value.name, [axis for axis, dim in sides if dim.dim_value < 1])
+    makers: dict[str, Any] = {}
+    kernels = []
+    other = {value.name for value in graph.output}  # what something else than a convolution reads
+    for node in reversed(graph.node):
+        if node.op_type != "Conv" and not (_layout(node) and other.isdisjoint(node.output)):
+            other.update(node.input)
+    for node in graph.node:
+        same = node.op_type in _ONNX_SAME or _layout(node)
+        makers |= dict.fromkeys(node.output, makers.get(node.input[0]) if same else node)
+        padding = node.op_type == "Pad" and other.isdisjoint(node.output)  # of a convolution
+        if not padding and not _onnx_fused(node, makers, stored):
+            kernels.append(_onnx_kernel(node, shapes, stored, str(path)))
     return Cost(
         tuple(kernels),
-        sum(prod(shapes[name]) for name in feeds),
+        sum(prod(shapes[value.name]) for value in feeds),
         sum(prod(shapes[value.name]) for value in graph.output),
     )
 
 
-def _onnx_fused(node: Any, makers: dict[str, str], stored: dict[str, tuple[int, ...]]) -> bool:
-    if node.op_type in _ONNX_FUSED or node.op_type in _ONNX_FREE:
+def _layout(node: Any) -> bool:
+    """A transposition between the orders of two frameworks, which runtimes take out."""
+    return node.op_type == "Transpose" and any(list(it.ints) in _LAYOUTS for it in node.attribute)
+
+
+def _onnx_fused(node: Any, makers: Mapping[str, Any], stored: Collection[str]) -> bool:
+    """Whether the node is no kernel of its own."""
+    if node.op_type in _ONNX_FUSED or node.op_type in _ONNX_FREE or _layout(node):
         return True
     before = [makers.get(name) for name in node.input]
     if node.op_type == "BatchNormalization":
-        return before[0] in _ONNX_LINEAR
-    if node.op_type in ("Mul", "Add", "Sub", "Div"):
-        gated = node.op_type == "Mul" and any(maker in _ONNX_GATES for maker in before)
-        return gated or any(name in stored for name in node.input)
-    return False
+        return before[0] is not None and before[0].op_type in _ONNX_LINEAR
+    if node.op_type not in ("Mul", "Add", "Sub", "Div"):
+        return False
+    if any(name in stored for name in node.input):
+        made = [maker for maker in before if maker is not None]
+        return any(each.op_type not in _ONNX_MOVING and each.op_type != "Constant" for each in made)
+    # x * sigmoid(x), the SiLU, is one activation; a gate computed from elsewhere is not.
+    return node.op_type == "Mul" and any(
+        maker is not None and maker.op_type == "Sigmoid" and maker.input[0] in node.input
+        for maker in before
+    )
 
 
 def _onnx_kernel(

@@ -186,6 +186,20 @@ def test_tensorflow_sources_agree(form: str, tmp_path: Path) -> None:
         assert {b.name for b in artifact.outputs} == {s.name for s in model.signature.outputs}
 
 
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn
+def test_what_a_keras_layer_holds_outside_its_weights_is_a_constant(tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx", reason="needs lepton-edge[tf2onnx]")
+    keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    given = keras.Input((8, 8, 3))
+    normal = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.1, 0.2, 0.3])(given)
+    path = tmp_path / "normal.keras"
+    keras.Model(given, keras.layers.Conv2D(4, 3)(normal)).save(path)
+    model = sources.load(ModelSource(str(path)))
+    artifact = convert(model, tmp_path / "out")
+    assert len(onnx.load(artifact.path).graph.input) == 1
+    assert sqnr_db(model, artifact) > 100
+
+
 # Scripting is going away in PyTorch; files made by it are still there.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_an_exported_program_and_a_script_agree(tmp_path: Path) -> None:
