@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -123,14 +124,20 @@ def _predict_text(found: dict[str, Any]) -> str:
                 f"{found['latency_ms']:.3g} ms, {found['level']:.0%} interval"
                 f" {low:.3g} to {high:.3g} ms (tier: {found['tier']})",
             ),
-            (
-                "basis",
-                f"{basis['rows']} published measurements of {len(basis['families'])} families"
-                f" ({', '.join(basis['families'])}); median error on a family left out"
-                f" {basis['median_error_left_out']:.0%}",
-            ),
+            ("basis", _basis(found["tier"], basis)),
             ("source", basis["source"]),
         ]
+    )
+
+
+def _basis(tier: str, basis: Mapping[str, Any]) -> str:
+    rows, error = basis["rows"], f"{basis['median_error_left_out']:.0%}"
+    families = ", ".join(basis["families"])
+    if tier == "prior":  # no published row went into it
+        return f"judged by {rows} published measurements ({families}): median error {error}"
+    return (
+        f"{rows} published measurements of {len(basis['families'])} families"
+        f" ({families}); median error on a family left out {error}"
     )
 
 

@@ -111,18 +111,18 @@ FITS: dict[tuple[str, str], Fit] = {
     ),
     ("jetson-xavier-nx", "fp16"): Fit(
         features=(
-            ("kernels", 0.01808),
-            ("gmac", 0.25601),
-            ("mweights", 0.051051),
-            ("mmoved", 0.18456),
-            ("mdepthwise", 0.037755),
-            ("mactivations", 0.029817),
+            ("kernels", 0.017489),
+            ("gmac", 0.31671),
+            ("mweights", 0.055772),
+            ("mmoved", 0.12155),
+            ("mdepthwise", 0.050772),
+            ("mactivations", 0.041944),
         ),
-        log_error=0.1978,
-        median_error=0.1216,
-        p90_factor=1.3208,
-        rows=48,
-        families=("yolov8", "yolox"),
+        log_error=0.1194,
+        median_error=0.0365,
+        p90_factor=1.1779,
+        rows=88,
+        families=("yolov7", "yolov8", "yolov9", "yolox"),
         source=(
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 8 GB, JetPack 5"
@@ -131,18 +131,18 @@ FITS: dict[tuple[str, str], Fit] = {
     ),
     ("jetson-orin-nano", "fp16"): Fit(
         features=(
-            ("kernels", 0.019489),
-            ("gmac", 0.13295),
-            ("mweights", 0.037669),
-            ("mmoved", 0.15245),
-            ("mdepthwise", 0.037583),
-            ("mactivations", 0.026941),
+            ("kernels", 0.019303),
+            ("gmac", 0.12057),
+            ("mweights", 0.038864),
+            ("mmoved", 0.16133),
+            ("mdepthwise", 0.041864),
+            ("mactivations", 0.024808),
         ),
-        log_error=0.1541,
-        median_error=0.0681,
-        p90_factor=1.2095,
-        rows=72,
-        families=("yolov10", "yolov8", "yolox"),
+        log_error=0.1144,
+        median_error=0.0579,
+        p90_factor=1.1497,
+        rows=112,
+        families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         source=(
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 8 GB, JetPack 5"
@@ -151,18 +151,18 @@ FITS: dict[tuple[str, str], Fit] = {
     ),
     ("jetson-orin-nx", "fp16"): Fit(
         features=(
-            ("kernels", 0.015232),
-            ("gmac", 0.10142),
-            ("mweights", 0.024657),
-            ("mmoved", 0.092138),
-            ("mdepthwise", 0.023556),
-            ("mactivations", 0.016858),
+            ("kernels", 0.014585),
+            ("gmac", 0.10344),
+            ("mweights", 0.024904),
+            ("mmoved", 0.088992),
+            ("mdepthwise", 0.025852),
+            ("mactivations", 0.019336),
         ),
-        log_error=0.1665,
-        median_error=0.0738,
-        p90_factor=1.2615,
-        rows=72,
-        families=("yolov10", "yolov8", "yolox"),
+        log_error=0.1455,
+        median_error=0.0680,
+        p90_factor=1.2192,
+        rows=112,
+        families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         source=(
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 16 GB, JetPack 6"
@@ -171,18 +171,18 @@ FITS: dict[tuple[str, str], Fit] = {
     ),
     ("jetson-agx-orin", "fp16"): Fit(
         features=(
-            ("kernels", 0.009464),
-            ("gmac", 0.032921),
-            ("mweights", 0.012963),
-            ("mmoved", 0.034537),
-            ("mdepthwise", 0.011721),
-            ("mactivations", 0.0080034),
+            ("kernels", 0.0091405),
+            ("gmac", 0.030085),
+            ("mweights", 0.013042),
+            ("mmoved", 0.038225),
+            ("mdepthwise", 0.01297),
+            ("mactivations", 0.0072308),
         ),
-        log_error=0.1235,
-        median_error=0.0650,
-        p90_factor=1.1894,
-        rows=72,
-        families=("yolov10", "yolov8", "yolox"),
+        log_error=0.1137,
+        median_error=0.0628,
+        p90_factor=1.1475,
+        rows=112,
+        families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         source=(
             "github.com/justincdavis/trtutils, engine execution; the power mode is not "
             "stated; 64 GB, JetPack 6"
@@ -208,6 +208,25 @@ FITS: dict[tuple[str, str], Fit] = {
         ),
         tier="calibrated",
     ),
+    ("raspberry-pi-4", "int8"): Fit(
+        features=(
+            ("kernels", 0.029971),
+            ("gmac", 64.259),
+            ("mweights", 0.16223),
+            ("mmoved", 0.22925),
+            ("mdepthwise", 0.22966),
+        ),
+        log_error=0.4805,
+        median_error=0.0940,
+        p90_factor=1.3183,
+        rows=3,
+        families=("efficientdet",),
+        source=(
+            "the fit of raspberry-pi-4 in fp32, scaled by the ratio of the peaks; LiteRT with"
+            " XNNPACK, 4 threads"
+        ),
+        tier="prior",
+    ),
     ("raspberry-pi-5", "fp32"): Fit(
         features=(
             ("kernels", 0.011288),
@@ -222,8 +241,120 @@ FITS: dict[tuple[str, str], Fit] = {
         rows=3,
         families=("efficientdet",),
         source=(
-            "the fit of raspberry-pi-4, by the ratio of the peaks in fp32; LiteRT with "
+            "the fit of raspberry-pi-4, scaled by the ratio of the peaks; LiteRT with "
             "XNNPACK, 4 threads"
+        ),
+        tier="prior",
+    ),
+    ("raspberry-pi-5", "int8"): Fit(
+        features=(
+            ("kernels", 0.011288),
+            ("gmac", 12.114),
+            ("mweights", 0.0611),
+            ("mmoved", 0.086342),
+            ("mdepthwise", 0.086497),
+        ),
+        log_error=0.4805,
+        median_error=0.2579,
+        p90_factor=1.4218,
+        rows=3,
+        families=("efficientdet",),
+        source=(
+            "the fit of raspberry-pi-4 in fp32, scaled by the ratio of the peaks; LiteRT with"
+            " XNNPACK, 4 threads"
+        ),
+        tier="prior",
+    ),
+    ("intel-n100", "fp32"): Fit(
+        features=(
+            ("kernels", 0.007974),
+            ("gmac", 33.898),
+            ("mweights", 0.17265),
+            ("mmoved", 0.24398),
+            ("mdepthwise", 0.24441),
+        ),
+        log_error=0.4805,
+        median_error=0.1492,
+        p90_factor=1.4430,
+        rows=3,
+        families=("efficientdet",),
+        source=(
+            "the fit of raspberry-pi-4, scaled by the ratio of the peaks; LiteRT with "
+            "XNNPACK, 4 threads"
+        ),
+        tier="prior",
+    ),
+    ("jetson-orin-nano", "int8"): Fit(
+        features=(
+            ("kernels", 0.019303),
+            ("gmac", 0.060285),
+            ("mweights", 0.019432),
+            ("mmoved", 0.080667),
+            ("mdepthwise", 0.020932),
+            ("mactivations", 0.012404),
+        ),
+        log_error=0.3540,
+        median_error=0.2877,
+        p90_factor=1.4206,
+        rows=2,
+        families=("yolov8",),
+        source=("the fit of jetson-orin-nano in fp16, scaled by the ratio of the peaks"),
+        tier="prior",
+    ),
+    ("jetson-orin-nx", "int8"): Fit(
+        features=(
+            ("kernels", 0.014585),
+            ("gmac", 0.051722),
+            ("mweights", 0.012452),
+            ("mmoved", 0.044496),
+            ("mdepthwise", 0.012926),
+            ("mactivations", 0.0096682),
+        ),
+        log_error=0.3207,
+        median_error=0.0806,
+        p90_factor=1.1117,
+        rows=4,
+        families=("yolo11",),
+        source=("the fit of jetson-orin-nx in fp16, scaled by the ratio of the peaks"),
+        tier="prior",
+    ),
+    ("jetson-orin-nano-super", "fp16"): Fit(
+        features=(
+            ("kernels", 0.011828),
+            ("gmac", 0.072198),
+            ("mweights", 0.025909),
+            ("mmoved", 0.10756),
+            ("mdepthwise", 0.02791),
+            ("mactivations", 0.016539),
+        ),
+        log_error=0.3207,
+        median_error=0.1495,
+        p90_factor=1.2538,
+        rows=4,
+        families=("yolo11",),
+        source=(
+            "the fit of jetson-orin-nano in fp16, scaled by the ratios of peak, memory "
+            "bandwidth and GPU clock"
+        ),
+        tier="prior",
+    ),
+    ("jetson-orin-nano-super", "int8"): Fit(
+        features=(
+            ("kernels", 0.011828),
+            ("gmac", 0.036099),
+            ("mweights", 0.012955),
+            ("mmoved", 0.053778),
+            ("mdepthwise", 0.013955),
+            ("mactivations", 0.0082693),
+        ),
+        log_error=0.3207,
+        median_error=0.0785,
+        p90_factor=1.2320,
+        rows=5,
+        families=("yolo11", "yolov8"),
+        source=(
+            "the fit of jetson-orin-nano in fp16, scaled by the ratios of peak, memory "
+            "bandwidth and GPU clock"
         ),
         tier="prior",
     ),

@@ -2,9 +2,9 @@
 
 Tier `compiled`: a compiled Edge TPU file's own cycles and bytes. Tier `calibrated`: a sum of what
 each kind of work costs on that device (per kernel, per MAC, per byte moved), fitted by
-benchmarks/fit_devices.py. Tier `prior`: another device's fit, scaled by the ratio of their peaks,
-without a measurement of this one. The interval is empirical: the errors made on architectures that
-the fit had not seen. A device and precision without a fit gets no number.
+benchmarks/fit_devices.py. Tier `prior`: another device's or precision's fit, scaled by the ratios
+of their peaks, with no measurement of this one in it. The interval is empirical: the errors made on
+architectures that the fit had not seen. A device and precision without a fit gets no number.
 """
 
 from __future__ import annotations

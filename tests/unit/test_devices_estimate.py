@@ -161,6 +161,15 @@ def test_a_device_without_a_fit_of_its_own_is_a_prior(network: Path) -> None:
     assert wider >= 1 - 1e-9
 
 
+def test_int8_costs_a_cpu_less_and_is_a_prior_with_an_interval_as_wide(network: Path) -> None:
+    whole = devices.predict(network, devices.load("raspberry-pi-4"), "fp32")
+    small = devices.predict(network, devices.load("raspberry-pi-4"), "int8")
+    assert (whole.tier, small.tier) == ("calibrated", "prior")
+    assert whole.latency_ms / 4 < small.latency_ms < whole.latency_ms
+    wider = (small.interval_ms[1] / small.latency_ms) / (whole.interval_ms[1] / whole.latency_ms)
+    assert wider >= 1 - 1e-9
+
+
 def test_more_work_costs_more() -> None:
     fit = FITS["jetson-orin-nx", "fp16"]
     small = Cost((Kernel("conv", 10**9, 10**6, 10**6, 10**6),), 1, 1)
@@ -208,8 +217,8 @@ def test_the_shipped_fit_is_what_the_benchmark_makes(monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_guessed_where_nothing_was_fitted(network: Path) -> None:
-    with pytest.raises(errors.UsageError, match="no estimate for raspberry-pi-4 in int8"):
-        devices.predict(network, devices.load("raspberry-pi-4"), "int8")
+    with pytest.raises(errors.UsageError, match="no estimate for jetson-thor in fp16"):
+        devices.predict(network, devices.load("jetson-thor"), "fp16")
     with pytest.raises(errors.UsageError, match=r"Did you mean 'fp16'\?"):
         devices.predict(network, devices.load("jetson-nano"), "fp17")
     with pytest.raises(errors.UsageError, match=r"The Edge TPU takes \.tflite"):
@@ -232,7 +241,11 @@ def test_the_command_prints_json_or_text(network: Path, capsys: pytest.CaptureFi
     assert found["status"] == "ESTIMATED"
     assert found["interval_ms"][0] < found["latency_ms"] < found["interval_ms"][1]
     assert verb.command(**given, precision="fp16") == 0
-    assert "80% interval" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "80% interval" in text
+    assert "on a family left out" in text
+    assert verb.command(**{**given, "device": "raspberry-pi-5"}, precision="int8") == 0
+    assert "judged by 3 published measurements" in capsys.readouterr().out  # none went into it
 
 
 def test_the_command_says_what_it_misses() -> None:
