@@ -4,23 +4,29 @@
 
 t = factor * t_sibling ** exponent, a line through the logarithms; where fewer than 20
 networks or three families are on both, the exponent is 1. Errors are of families left out, or
-of single networks where there is one family. --write stores lepton_edge/devices/_transfers.py.
+of single networks where there is one family. "With the model": t = factor * t_sibling * the ratio
+of the model's estimates by fit_devices.py, which saw neither the family. --write stores
+lepton_edge/devices/_transfers.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_edge.devices.estimate import LEVEL
-from lepton_edge.devices.transfer import Transfer
+from lepton_edge.devices.transfer import ByModel, Transfer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import fit_devices
 
 OUT = Path(__file__).parents[1] / "lepton_edge" / "devices" / "_transfers.py"
 _ENGINE = "tensorrt (engine execute)"
@@ -90,8 +96,7 @@ def learn(
         out = np.array([name == group for name in groups])
         offset, slope = line(x[~out], y[~out], sloped)
         errors[out] = offset + slope * x[out] - y[out]
-    ordered = np.sort(np.abs(errors))
-    spread = ordered[min(len(ordered), int(np.ceil((len(ordered) + 1) * LEVEL))) - 1]
+    spread = fit_devices.spread(np.abs(errors).tolist())
     if len(families) < _LEAST_FAMILIES:
         spread = max(spread, np.log(_LEAST_SPREAD))
     offset, slope = line(x, y, sloped)
@@ -110,6 +115,36 @@ def learn(
     )
 
 
+Estimates = Mapping[str, tuple[fit_devices.Row, float]]
+
+
+def by_model(first: Estimates, second: Estimates) -> tuple[ByModel, NDArray[np.float64]] | None:
+    """The same with the ratio of estimates that did not see the family; None with too few rows."""
+    names = sorted(set(first) & set(second))
+    families = np.array([first[name][0].family for name in names])
+    if len(names) < _LEAST_ROWS or len(set(families)) < _LEAST_FAMILIES:
+        return None
+    rest = np.array(
+        [
+            np.log(second[name][0].ms / second[name][1] / (first[name][0].ms / first[name][1]))
+            for name in names
+        ]
+    )
+    errors = np.empty(len(names))
+    for group in set(families):
+        errors[families == group] = np.median(rest[families != group]) - rest[families == group]
+    return (
+        ByModel(
+            factor=float(np.exp(np.median(rest))),
+            log_error=fit_devices.spread(np.abs(errors).tolist()),
+            median_error=float(np.median(np.abs(np.exp(errors) - 1))),
+            rows=len(names),
+            families=tuple(sorted({str(each) for each in families})),
+        ),
+        errors,
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="published latencies, CSV")
@@ -117,8 +152,12 @@ def main() -> int:
     given = parser.parse_args()
     with given.table.open(newline="") as file:
         table = list(csv.DictReader(file))
+    estimates: dict[tuple[str, str], Estimates] = {
+        (target.device, target.precision): {row.name: (row, value) for row, value in pairs}
+        for target, _, pairs in fit_devices.fitted(table)
+    }
     lines = []
-    print(f"{'from':17} {'to':17} {'':5} networks families  median   p90   {LEVEL:.0%} interval")
+    print(f"{'':60} median  p90   {fit_devices.LEVEL:.0%}  | with the model")
     for source, precisions, group in GROUPS:
         for (a, from_a), (b, from_b) in itertools.permutations(group.items(), 2):
             for precision in precisions:
@@ -130,16 +169,25 @@ def main() -> int:
                 if found is None:
                     continue
                 transfer, errors = found
-                p90 = np.quantile(np.exp(np.abs(errors)), 0.9)
+                with_model = by_model(
+                    estimates.get((a, precision), {}), estimates.get((b, precision), {})
+                )
+                if with_model is not None:
+                    transfer = dataclasses.replace(transfer, by_model=with_model[0])
                 lines.append(f"    {(a, b, precision)!r}: {transfer!r},")
                 print(
-                    f"{a:17} {b:17} {precision:5} {transfer.rows:8} {len(transfer.families):8}"
-                    f"  {transfer.median_error:6.1%} {p90:6.2f}"
-                    f"   x{np.exp(transfer.log_error):.2f}"
+                    f"{a:17} {b:17} {precision:5} {transfer.rows:4} networks"
+                    f" {len(transfer.families)}  {_errors(transfer, errors)}"
+                    + (f"  | {_errors(*with_model)}" if with_model else "")
                 )
     if given.write:
         OUT.write_text(_module(lines))
     return 0
+
+
+def _errors(learned: Transfer | ByModel, errors: NDArray[np.float64]) -> str:
+    p90 = np.quantile(np.exp(np.abs(errors)), 0.9)
+    return f"{learned.median_error:6.1%}  x{p90:.2f}  x{np.exp(learned.log_error):.2f}"
 
 
 def _module(lines: list[str]) -> str:
@@ -150,7 +198,7 @@ def _module(lines: list[str]) -> str:
             "",
             "from __future__ import annotations",
             "",
-            "from lepton_edge.devices.transfer import Transfer",
+            "from lepton_edge.devices.transfer import ByModel, Transfer",
             "",
             "TRANSFERS: dict[tuple[str, str, str], Transfer] = {",
             text.replace("'", '"'),

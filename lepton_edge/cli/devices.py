@@ -40,8 +40,9 @@ def command(
     """Show the devices, or all that is known of one; or predict a model's latency on one.
 
     `devices predict MODEL --device D --precision P` estimates from published measurements: its
-    number always comes with an interval, and is never a measurement. With --from (and no MODEL)
-    it transfers a measurement on a sibling device.
+    number always comes with an interval, and is never a measurement. With --from it transfers a
+    measurement on a sibling device; MODEL, the .onnx or .tflite of what was measured, then makes
+    the errors smaller.
     """
     from lepton_edge import devices
 
@@ -90,15 +91,15 @@ def _transfer(
     from lepton_edge import devices
     from lepton_edge.devices import transfer
 
-    if model is not None or device is None:
+    if device is None:
         raise errors.UsageError(
-            "A measurement is transferred to a device, without a model.",
-            next="Write: lepton-edge devices predict --from FILE --device NAME.",
+            "A measurement is transferred to a device.",
+            next="Write: lepton-edge devices predict [MODEL] --from FILE --device NAME.",
         )
     found = transfer.read(measured)
     sibling = measured_on or transfer.board_name(found, devices.names(folder))
     estimate = transfer.predict(
-        found, devices.load(sibling, folder), devices.load(device, folder), precision
+        found, devices.load(sibling, folder), devices.load(device, folder), precision, model
     )
     document: dict[str, Any] = {
         "status": "ESTIMATED", "exit_code": 0, "model": found.model, **estimate.as_dict(),

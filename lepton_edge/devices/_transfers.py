@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_edge.devices.transfer import Transfer
+from lepton_edge.devices.transfer import ByModel, Transfer
 
 TRANSFERS: dict[tuple[str, str, str], Transfer] = {
     ("jetson-xavier-nx", "jetson-orin-nano", "fp16"): Transfer(
@@ -14,6 +14,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.2037, 139.9111),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.96512,
+            log_error=0.065264,
+            median_error=0.03439,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-xavier-nx", "jetson-orin-nx", "fp16"): Transfer(
         factor=0.75033,
@@ -24,6 +31,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.2037, 139.9111),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.95714,
+            log_error=0.11019,
+            median_error=0.061757,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-xavier-nx", "jetson-agx-orin", "fp16"): Transfer(
         factor=0.46205,
@@ -34,6 +48,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.2037, 139.9111),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.9757,
+            log_error=0.096972,
+            median_error=0.050165,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nano", "jetson-xavier-nx", "fp16"): Transfer(
         factor=0.99783,
@@ -44,6 +65,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.0853, 98.1921),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0361,
+            log_error=0.065264,
+            median_error=0.033742,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nano", "jetson-orin-nx", "fp16"): Transfer(
         factor=0.71066,
@@ -54,6 +82,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.0853, 98.1921),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.98531,
+            log_error=0.065084,
+            median_error=0.023527,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nano", "jetson-agx-orin", "fp16"): Transfer(
         factor=0.44305,
@@ -64,6 +99,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(2.0853, 98.1921),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.99227,
+            log_error=0.0574,
+            median_error=0.02839,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nx", "jetson-xavier-nx", "fp16"): Transfer(
         factor=1.3955,
@@ -74,6 +116,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(1.6984, 69.5585),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0448,
+            log_error=0.11019,
+            median_error=0.05964,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nx", "jetson-orin-nano", "fp16"): Transfer(
         factor=1.4299,
@@ -84,6 +133,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(1.6984, 69.5585),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0149,
+            log_error=0.065084,
+            median_error=0.023208,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-orin-nx", "jetson-agx-orin", "fp16"): Transfer(
         factor=0.59624,
@@ -94,6 +150,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(1.6984, 69.5585),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0066,
+            log_error=0.063863,
+            median_error=0.034086,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-agx-orin", "jetson-xavier-nx", "fp16"): Transfer(
         factor=2.7362,
@@ -104,6 +167,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(0.9515, 28.532),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0249,
+            log_error=0.096972,
+            median_error=0.050922,
+            rows=88,
+            families=("yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-agx-orin", "jetson-orin-nano", "fp16"): Transfer(
         factor=2.6186,
@@ -114,6 +184,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(0.9515, 28.532),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=1.0078,
+            log_error=0.0574,
+            median_error=0.029219,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("jetson-agx-orin", "jetson-orin-nx", "fp16"): Transfer(
         factor=1.826,
@@ -124,6 +201,13 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
         range_ms=(0.9515, 28.532),
         source="github.com/justincdavis/trtutils, engine execution; the power mode is not stated",
+        by_model=ByModel(
+            factor=0.99343,
+            log_error=0.063863,
+            median_error=0.033945,
+            rows=112,
+            families=("yolov10", "yolov7", "yolov8", "yolov9", "yolox"),
+        ),
     ),
     ("raspberry-pi-4", "raspberry-pi-5", "fp32"): Transfer(
         factor=0.34637,
@@ -134,6 +218,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(175.85, 2833.7),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-4", "raspberry-pi-5", "int8"): Transfer(
         factor=0.2872,
@@ -144,6 +229,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(78.01, 952.46),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-4", "intel-n100", "fp32"): Transfer(
         factor=0.19864,
@@ -154,6 +240,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(175.85, 2833.7),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-4", "intel-n100", "int8"): Transfer(
         factor=0.30065,
@@ -164,6 +251,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(78.01, 952.46),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-5", "raspberry-pi-4", "fp32"): Transfer(
         factor=2.8871,
@@ -174,6 +262,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(62.25, 779.46),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-5", "raspberry-pi-4", "int8"): Transfer(
         factor=3.4819,
@@ -184,6 +273,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(22.88, 216.47),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-5", "intel-n100", "fp32"): Transfer(
         factor=0.5742,
@@ -194,6 +284,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(62.25, 779.46),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("raspberry-pi-5", "intel-n100", "int8"): Transfer(
         factor=1.0468,
@@ -204,6 +295,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(22.88, 216.47),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("intel-n100", "raspberry-pi-4", "fp32"): Transfer(
         factor=5.0344,
@@ -214,6 +306,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(34.93, 477.21),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("intel-n100", "raspberry-pi-4", "int8"): Transfer(
         factor=3.3261,
@@ -224,6 +317,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(23.88, 244.17),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("intel-n100", "raspberry-pi-5", "fp32"): Transfer(
         factor=1.7416,
@@ -234,6 +328,7 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(34.93, 477.21),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
     ("intel-n100", "raspberry-pi-5", "int8"): Transfer(
         factor=0.95527,
@@ -244,5 +339,6 @@ TRANSFERS: dict[tuple[str, str, str], Transfer] = {
         families=("efficientdet",),
         range_ms=(23.88, 244.17),
         source="github.com/NobuoTsukamoto/benchmarks: LiteRT 2.18 with XNNPACK, 4 threads",
+        by_model=None,
     ),
 }

@@ -1,8 +1,10 @@
 """Latency on a device from a measurement on its sibling: tier `transferred`.
 
 The two devices' latencies go together as a power law, t = factor * t_sibling ** exponent, learned
-by benchmarks/fit_transfer.py from networks that were published on both. The interval is made of
-the errors on families (or, with one family, networks) that were left out.
+by benchmarks/fit_transfer.py from networks that were published on both. With the model's file the
+ratio is that of its estimates on the two devices instead (what an estimate misses about a network
+it mostly misses on both). The interval is made of the errors on families (or, with one family,
+networks) that were left out.
 """
 
 from __future__ import annotations
@@ -13,8 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_edge import errors
+from lepton_edge.devices._cost import cost
 from lepton_edge.devices._profile import Profile
-from lepton_edge.devices.estimate import LEVEL, Estimate
+from lepton_edge.devices.estimate import LEVEL, Estimate, general_features
+
+
+@dataclass(frozen=True)
+class ByModel:
+    """The rest of the ratio beyond that of a model's two estimates; errors as in `Transfer`."""
+
+    factor: float
+    log_error: float
+    median_error: float
+    rows: int
+    families: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,7 @@ class Transfer:
     families: tuple[str, ...]
     range_ms: tuple[float, float]
     source: str
+    by_model: ByModel | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +99,18 @@ def board_name(measured: Measurement, known: list[str]) -> str:
 
 
 def predict(
-    measured: Measurement, sibling: Profile, profile: Profile, precision: str | None = None
+    measured: Measurement,
+    sibling: Profile,
+    profile: Profile,
+    precision: str | None = None,
+    model: str | Path | None = None,
 ) -> Estimate:
     """The latency on `profile` of what was measured on `sibling`, in the same precision.
 
-    Raises `UsageError` where no networks were published on both devices in that precision.
+    `model`, its .onnx or .tflite file, makes the errors smaller. Raises `UsageError` where no
+    networks were published on both devices in that precision.
     """
+    from lepton_edge.devices._fitted import FITS
     from lepton_edge.devices._transfers import TRANSFERS
 
     form = precision or measured.precision
@@ -105,8 +126,20 @@ def predict(
             f"Nothing was learned about {form} from {sibling.name} to {profile.name}.",
             next=f"Known are {known}.",
         )
-    latency = learned.factor * measured.p50_ms**learned.exponent
-    spread = math.exp(learned.log_error)
+    used: Transfer | ByModel = learned
+    if model is None:
+        latency = learned.factor * measured.p50_ms**learned.exponent
+    elif learned.by_model is None:
+        raise errors.UsageError(
+            f"From {sibling.name} to {profile.name} in {form} too few networks are known to make "
+            "use of the model.",
+            next="Leave the model out.",
+        )
+    else:
+        used, features = learned.by_model, general_features(cost(model))
+        here, there = (FITS[each.name, form].latency_ms(features) for each in (sibling, profile))
+        latency = used.factor * measured.p50_ms * there / here
+    spread = math.exp(used.log_error)
     low, high = learned.range_ms
     return Estimate(
         device=profile.name,
@@ -117,12 +150,13 @@ def predict(
         level=LEVEL,
         basis={
             "source": learned.source,
-            "rows": learned.rows,
-            "families": list(learned.families),
-            "median_error_left_out": learned.median_error,
+            "rows": used.rows,
+            "families": list(used.families),
+            "median_error_left_out": used.median_error,
             "measured_on": sibling.name,
             "measured_ms": measured.p50_ms,
             "ratio": latency / measured.p50_ms,
             "inside_learned_range": low <= measured.p50_ms <= high,
+            **({} if model is None else {"read_from": str(model)}),
         },
     )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lepton_edge import devices, errors
 from lepton_edge.cli import devices as verb
 from lepton_edge.devices import transfer
+from lepton_edge.devices._transfers import TRANSFERS
 
 NX, AGX = devices.load("jetson-orin-nx"), devices.load("jetson-agx-orin")
 
@@ -45,6 +48,36 @@ def test_there_and_back_is_where_it_began(tmp_path: Path) -> None:
     there = transfer.predict(transfer.read(measurement(tmp_path)), NX, AGX).latency_ms
     path = measurement(tmp_path, latency={"p50_ms": there, "batch": 1})
     assert transfer.predict(transfer.read(path), AGX, NX).latency_ms == pytest.approx(5.0, rel=0.1)
+
+
+def test_with_the_model_the_ratio_is_that_of_its_estimates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'lepton-edge[onnx]'")
+    node, kind = onnx.helper.make_node("Conv", ["x", "w"], ["y"]), onnx.TensorProto.FLOAT
+    value = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [node], "net", [value("x", kind, [1, 3, 64, 64])], [value("y", kind, None)], [weight]
+    )
+    net = tmp_path / "net.onnx"
+    onnx.save(onnx.helper.make_model(graph), net)
+    path = measurement(tmp_path)
+    given = {"measured": str(path), "device": AGX.name, "model": str(net)}
+    assert verb.command("predict", **given, json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    learned = TRANSFERS[NX.name, AGX.name, "fp16"]
+    assert learned.by_model is not None
+    here, there = (devices.predict(net, each, "fp16").latency_ms for each in (NX, AGX))
+    assert found["latency_ms"] == pytest.approx(5.0 * learned.by_model.factor * there / here)
+    assert found["interval_ms"][1] / found["latency_ms"] < math.exp(learned.log_error)
+    assert found["basis"]["read_from"] == str(net)
+    assert verb.command("predict", **given) == 0
+    assert "tier: transferred" in capsys.readouterr().out
+    pi = measurement(tmp_path, artifact={"path": "net.tflite", "precision": "fp32"})
+    given = {"measured": str(pi), "measured_on": "raspberry-pi-4", "model": str(net)}
+    with pytest.raises(errors.UsageError, match="too few networks"):
+        verb.command("predict", **given, device="raspberry-pi-5")
 
 
 @pytest.mark.parametrize(
