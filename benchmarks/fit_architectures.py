@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fit_net import Net, Shape
 
-from lepton_edge.devices._cost import Cost, Kernel
+from lepton_edge.devices._kernels import Cost, Kernel
 
 
 def mobilenet_v1(size: int = 224, alpha: float = 1.0, top: bool = True) -> Cost:

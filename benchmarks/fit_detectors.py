@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fit_net import Net, Shape
 
-from lepton_edge.devices._cost import Cost, Kernel
+from lepton_edge.devices._kernels import Cost, Kernel
 
 CLASSES = 80
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fit_detectors import CLASSES, _merge, _ultralytics_heads
 from fit_net import Net, Shape
 
-from lepton_edge.devices._cost import Cost
+from lepton_edge.devices._kernels import Cost
 
 
 def _elan(net: Net, out: int, entry: int, inner: int, steps: int, taken: int) -> Shape:

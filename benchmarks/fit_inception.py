@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fit_net import Net
 
-from lepton_edge.devices._cost import Cost
+from lepton_edge.devices._kernels import Cost
 
 
 def inception_v1(size: int = 224) -> Cost:

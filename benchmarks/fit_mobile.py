@@ -7,7 +7,7 @@ import math
 from fit_architectures import _inverted, _mobilenet_v2
 from fit_net import Net, Shape
 
-from lepton_edge.devices._cost import Cost, Kernel
+from lepton_edge.devices._kernels import Cost, Kernel
 
 # kernel, expanded, out, squeeze-and-excitation, hard-swish, stride
 _V3 = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lepton_edge.devices._cost import Cost, Kernel, convolution
+from lepton_edge.devices._kernels import Cost, Kernel, convolution
 
 Shape = tuple[int, int, int]  # height, width, channels
 

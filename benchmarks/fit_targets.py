@@ -15,7 +15,7 @@ import fit_inception as inception
 import fit_mobile as mobile
 
 from lepton_edge import devices
-from lepton_edge.devices._cost import Cost
+from lepton_edge.devices._kernels import Cost
 from lepton_edge.devices.estimate import edgetpu_features, general_features
 
 Features = Mapping[str, float]

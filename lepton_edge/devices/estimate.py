@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lepton_edge import errors
-from lepton_edge.devices._cost import Cost, Kernel, cost, tflite_cost
+from lepton_edge.devices._cost import cost
+from lepton_edge.devices._cost_tflite import refuse_unknown, tflite_cost
+from lepton_edge.devices._kernels import Cost, Kernel
 from lepton_edge.devices._profile import Profile
 from lepton_edge.devices._tflite import Graph, read
 from lepton_edge.devices.edgetpu import compiled, partition
@@ -213,6 +215,7 @@ def _edgetpu(graph: Graph) -> dict[str, float]:
             f"Nothing in {graph.path!r} can be mapped to the Edge TPU: {reason}.",
             next="Quantise it to int8 first.",
         )
+    refuse_unknown(graph)
     found, indices = tflite_cost(graph)
     left = {item.index for item in placed if not item.mapped}
     return edgetpu_features(found, [i for i, index in enumerate(indices) if index in left])

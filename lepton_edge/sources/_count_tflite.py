@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
-from lepton_edge.devices import _cost, _tflite
+from lepton_edge.devices import _cost_tflite, _tflite
 from lepton_edge.model import Model
 from lepton_edge.sources._counts import Counts
-
-# Products and bodies that are not counted here, so that their sum would be wrong without them.
-_UNCOUNTED = re.compile(
-    r"^(STABLEHLO_)?(WHILE|IF|CASE|CALL|CALL_ONCE|COMPOSITE|CUSTOM_CALL|RNN|LSTM|SVDF)$"
-    r"|SEQUENCE|CONV_3D|STABLEHLO_(CONVOLUTION|DOT_GENERAL)"
-)
 
 
 def count(model: Model) -> Counts:
@@ -21,7 +14,7 @@ def count(model: Model) -> Counts:
     graph = _tflite.read(model.native)
     operators = Counter(operator.name for operator in graph.operators)
     parameters = sum(tensor.size for tensor in graph.tensors if tensor.is_constant)
-    unknown = sorted(name for name in operators if _UNCOUNTED.search(name))
+    unknown = sorted(name for name in operators if _cost_tflite.UNCOUNTED.search(name))
     if unknown:
         return Counts(operators, parameters, None, f"the graph has {', '.join(unknown)}")
-    return Counts(operators, parameters, _cost.tflite_cost(graph)[0].macs)
+    return Counts(operators, parameters, _cost_tflite.tflite_cost(graph)[0].macs)

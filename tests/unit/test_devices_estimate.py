@@ -14,8 +14,9 @@ import pytest
 from lepton_edge import devices, errors
 from lepton_edge.cli import devices as verb
 from lepton_edge.devices import estimate
-from lepton_edge.devices._cost import Cost, Kernel, cost
+from lepton_edge.devices._cost import cost
 from lepton_edge.devices._fitted import FITS
+from lepton_edge.devices._kernels import Cost, Kernel
 
 TABLE = Path(os.environ.get("LEPTON_EDGE_SHARED", "absent")) / "data" / "published_latency.csv"
 
@@ -134,6 +135,33 @@ def test_arithmetic_with_constants_joins_a_kernel_that_computes(tmp_path: Path) 
     assert found.kernels[1].read == found.kernels[1].written == 8 * 8 * 8
 
 
+def test_sizes_that_the_graph_computes_are_known_or_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnxslim", reason="needs lepton-edge[onnx]")
+    node = onnx.helper.make_node
+    half = [  # the first half of the channels, as torch's older exporter writes chunk()
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "one"], ["channels"]),
+        node("Add", ["channels", "one"], ["more"]),
+        node("Div", ["more", "two"], ["some"]),
+        node("Mul", ["some", "one"], ["end"]),
+        node("Slice", ["x", "zero", "end", "one"], ["half"]),
+        node("Conv", ["half", "w"], ["y"]),
+    ]
+    numbers = [
+        onnx.numpy_helper.from_array(np.array([value]), name)
+        for name, value in (("zero", 0), ("one", 1), ("two", 2))
+    ]
+    path = _small(tmp_path / "half.onnx", half, ["n", 8, 6, 6], {"w": [4, 4, 1, 1]}, *numbers)
+    found = cost(path)
+    assert [(kernel.kind, kernel.macs) for kernel in found.kernels] == [("pointwise", 4 * 4 * 36)]
+    assert found.kernels[0].read == 4 * 36
+    nodes = [node("NonZero", ["x"], ["places"]), node("Cast", ["places"], ["y"], to=1)]
+    with pytest.raises(
+        errors.BadInput, match=r"size of 'places' \(NonZero\) .* cannot be inferred"
+    ):
+        cost(_small(tmp_path / "places.onnx", nodes, [1, 4], {}))
+
+
 def test_an_open_size_beyond_the_batch_is_refused(tmp_path: Path) -> None:
     nodes = [onnx.helper.make_node("Gemm", ["x", "w"], ["y"])]
     open_batch = _small(tmp_path / "batch.onnx", nodes, ["n", 4], {"w": [4, 2]})
@@ -214,6 +242,29 @@ def test_the_shipped_fit_is_what_the_benchmark_makes(monkeypatch: pytest.MonkeyP
         assert len(pairs) == shipped.rows
         for name, weight in shipped.features:
             assert again[name] == pytest.approx(weight, rel=0.02)
+
+
+def test_work_that_no_fit_has_seen_is_refused_not_counted_as_nothing(tmp_path: Path) -> None:
+    node = onnx.helper.make_node
+    lstm = [node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)]
+    path = _small(tmp_path / "l.onnx", lstm, [5, 1, 4], {"w": [1, 8, 4], "r": [1, 8, 2]})
+    with pytest.raises(errors.UsageError, match="has LSTM, and no estimate knows"):
+        cost(path)
+    foreign = [node("Special", ["x"], ["y"], domain="of.ours")]
+    with pytest.raises(errors.UsageError, match="has Special"):
+        cost(_small(tmp_path / "f.onnx", foreign, [1, 4], {}))
+    zeros = ["s", "z", "w", "s", "z", "s", "z"]
+    quantised = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("QLinearConv", ["q", *zeros], ["c"]),
+        node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    integers = [
+        onnx.numpy_helper.from_array(np.array(0, np.uint8), "z"),
+        onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.uint8), "w"),
+    ]
+    path = _small(tmp_path / "q.onnx", quantised, [1, 3, 8, 8], {"s": []}, *integers)
+    assert cost(path).macs == 4 * 3 * 64
 
 
 def test_nothing_is_guessed_where_nothing_was_fitted(network: Path) -> None:
