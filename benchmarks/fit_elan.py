@@ -31,11 +31,21 @@ def _pooled_and_strided(net: Net, channels: int) -> Shape:
     return net.concat((height, width, 2 * channels))
 
 
+def _up(net: Net, side: Shape, channels: int) -> Shape:
+    """To twice the size, concatenated with the tensor beside it, both of `channels`."""
+    lower = net.conv(channels)
+    net.at = side
+    lateral = net.conv(channels)
+    net.at = lower
+    return _merge(net, lateral, up=True)
+
+
 def _anchored(net: Net, ends: list[Shape]) -> Cost:
-    """Three anchors an end, each decoded by a few kernels of its own."""
+    """Each end twice as wide, then its three anchors, all of them concatenated."""
     places = 0
     for end in ends:
         net.at = end
+        net.conv(2 * end[2], 3)
         net.conv(3 * (5 + CLASSES))
         places += 3 * end[0] * end[1]
     net.at = (1, places, 5 + CLASSES)
@@ -64,22 +74,14 @@ def yolov7_tiny(size: int) -> Cost:
     top = net.conv(256)
     outs = {}
     for side, channels in ((maps[1], 128), (maps[0], 64)):
-        lower = net.conv(channels)
-        net.at = side
-        lateral = net.conv(channels)
-        net.at = lower
-        _merge(net, lateral, up=True)
+        _up(net, side, channels)
         outs[channels] = _elan(net, channels, channels // 2, channels // 2, 2, 2)
     ends = [outs[64]]
     for channels, other in ((128, outs[128]), (256, top)):
         net.conv(channels, 3, 2)
         _merge(net, other)
         ends.append(_elan(net, channels, channels // 2, channels // 2, 2, 2))
-    heads = []
-    for end in ends:
-        net.at = end
-        heads.append(net.conv(2 * end[2], 3))
-    return _anchored(net, heads)
+    return _anchored(net, ends)
 
 
 def yolov7(size: int) -> Cost:
@@ -108,22 +110,14 @@ def yolov7(size: int) -> Cost:
     top = net.conv(512)
     outs = {}
     for side, channels in ((maps[1], 256), (maps[0], 128)):
-        lower = net.conv(channels)
-        net.at = side
-        lateral = net.conv(channels)
-        net.at = lower
-        _merge(net, lateral, up=True)
+        _up(net, side, channels)
         outs[channels] = _elan(net, channels, channels, channels // 2, 4, 4)
     ends = [outs[128]]
     for channels, other in ((128, outs[256]), (256, top)):
         _pooled_and_strided(net, channels)
         _merge(net, other)
         ends.append(_elan(net, 2 * channels, 2 * channels, channels, 4, 4))
-    heads = []
-    for end in ends:
-        net.at = end
-        heads.append(net.conv(2 * end[2], 3))
-    return _anchored(net, heads)
+    return _anchored(net, ends)
 
 
 def _rep_csp(net: Net, channels: int, n: int) -> Shape:
