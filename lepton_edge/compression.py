@@ -295,12 +295,23 @@ def compress(
             processes=processes,
             **limits,
         )
-    record = done["record"] if budget is None else {**done["record"], "latency_budget": budget}
+    record = done["record"]
+    if budget is not None:
+        record = {**record, "latency_budget": budget}
+        _record_again(Path(output) / RECORD, record)
     made = made_by(source, ModelSource.from_dict(done["source"]), record)
     return measured(
         made, source, data=held, metric=metric, max_drop=max_drop, preprocess=preprocess,
         to=to, window=window, threads=threads, on=on, device=named,
     )  # fmt: skip
+
+
+def _record_again(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes the last step's record with what was found outside its job."""
+    whole = json.loads(path.read_text())
+    whole["steps"][-1] = dict(record)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 def made_by(before: ModelSource, made: ModelSource, record: Mapping[str, Any]) -> Compressed:

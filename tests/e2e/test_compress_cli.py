@@ -116,6 +116,8 @@ def test_layers_are_chosen_by_what_they_take_on_the_device(cli: Cli, folder: Pat
         )  # fmt: skip
         assert done.code == 0, done.err
         found = done.document
+        written = json.loads((folder / name / "compress.json").read_text())["steps"][-1]
+        assert written == found["pass"]  # for a recipe that goes on after it
         estimate = found["estimate"]
         low, high = estimate["after"]["interval_ms"]
         assert low < estimate["after"]["latency_ms"] < high
