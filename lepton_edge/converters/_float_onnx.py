@@ -136,7 +136,9 @@ def export(
     elif model.framework in TENSORFLOW or model.framework == "tflite":
         from lepton_edge.converters import _tf_onnx
 
-        proto, step, libraries = _tf_onnx.export(model, signature, opset=opset or OPSET)
+        proto, step, libraries = _tf_onnx.export(
+            model, signature, opset=opset or OPSET, lean=simplify == "onnxslim"
+        )
     else:
         proto, step = graphs.copy(Path(model.native), opset)
         libraries = ()

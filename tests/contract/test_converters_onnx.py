@@ -200,6 +200,53 @@ def test_what_a_keras_layer_holds_outside_its_weights_is_a_constant(tmp_path: Pa
     assert sqnr_db(model, artifact) > 100
 
 
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn
+def test_keras_operators_that_tf2onnx_lacks_are_written_with_others(tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx", reason="needs lepton-edge[tf2onnx]")
+    keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    given = keras.Input((8, 8, 4))
+    grouped = keras.layers.Conv2D(8, 3, groups=2)(given)  # a function of its own in Keras
+    path = tmp_path / "gelu.keras"
+    keras.Model(given, keras.layers.Activation("gelu")(grouped)).save(path)  # by Erfc
+    model = sources.load(ModelSource(str(path)))
+    artifact = convert(model, tmp_path / "out")
+    assert sqnr_db(model, artifact) > 100
+    assert kinds(artifact) >= {"Conv", "Erf"}
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn
+def test_large_keras_weights_stay_out_of_tf2onnx_and_the_graph_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tf2onnx", reason="needs lepton-edge[tf2onnx]")
+    keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    from lepton_edge.converters import _tf_onnx
+
+    layers = keras.layers
+    image, item = keras.Input((8, 8, 3), name="image"), keras.Input((1,), dtype="int32", name="id")
+    made = layers.BatchNormalization()(layers.Conv2D(16, 3, use_bias=False)(image))
+    made = layers.Concatenate()(
+        [
+            layers.Dense(8)(layers.Flatten()(layers.ReLU()(made))),
+            layers.Flatten()(layers.Embedding(50, 8)(item)),
+        ]
+    )
+    path = tmp_path / "two.keras"
+    keras.Model({"image": image, "id": item}, {"a": layers.Dense(4)(made), "b": made}).save(path)
+    model = sources.load(ModelSource(str(path)))
+    plain = convert(model, tmp_path / "plain")
+    monkeypatch.setattr(_tf_onnx, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(_tf_onnx, "_LARGE_ITEMS", 64)
+    assert len(_tf_onnx._large_weights(model.native)) == 4
+    lean = convert(model, tmp_path / "lean")
+    nodes = [
+        sorted(node.op_type for node in onnx.load(each.path).graph.node) for each in (plain, lean)
+    ]
+    assert nodes[0] == nodes[1]
+    assert [each.name for each in lean.inputs] == [each.name for each in plain.inputs]
+    assert sqnr_db(model, lean) > 100
+
+
 # Scripting is going away in PyTorch; files made by it are still there.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_an_exported_program_and_a_script_agree(tmp_path: Path) -> None:
