@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_edge.calibration.graph import Graph, attribute
+from lepton_edge.calibration.graph import Graph, attribute, read_by
 from lepton_edge.calibration.placement import activation_bounds, weight_axis
 from lepton_edge.calibration.statistics import TensorStats
 from lepton_edge.model import Array
@@ -173,7 +173,7 @@ class _Finder:
             for name in live:
                 self._join(name, node.output[0])
             return
-        self.blocked.update(node.input)
+        self.blocked.update(read_by(node))
         self.blocked.update(node.output)
 
     def _homogeneous(self, node: NodeProto) -> bool:

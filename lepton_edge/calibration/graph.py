@@ -45,7 +45,7 @@ class Graph:
         self.producer = {name: node for node in self.nodes for name in node.output if name}
         self.consumers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys(read_by(node)):
                 if name:
                     self.consumers.setdefault(name, []).append(node)
 
@@ -70,11 +70,17 @@ class Graph:
         result.CopyFrom(self.model)
         del result.graph.node[:], result.graph.initializer[:]
         result.graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input} | set(self.outputs)
+        used = {name for node in self.nodes for name in read_by(node)} | set(self.outputs)
         for name in sorted(self.constants):
             if name in used:
                 result.graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
         return result
+
+
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """The tensors that a node reads, those read inside a loop or a branch too."""
+    bodies = [each.g for each in node.attribute if each.HasField("g")]
+    return [*node.input, *(name for body in bodies for each in body.node for name in read_by(each))]
 
 
 def _types(model: onnx.ModelProto) -> dict[str, tuple[str | None, int | None]]:

@@ -18,7 +18,11 @@ from lepton_edge.calibration.grid import Grid, QParams
 from lepton_edge.model import Array
 
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
-_DTYPES = {"FLOAT32": "<f4", "INT32": "<i4", "INT64": "<i8", "INT8": "i1", "UINT8": "u1"}
+BRANCHES = ("WHILE", "IF")
+_DTYPES = {
+    **{"FLOAT32": "<f4", "INT32": "<i4", "INT64": "<i8"},
+    **{"INT8": "i1", "UINT8": "u1", "BOOL": "?"},
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,27 @@ class Graph:
         data = np.asarray(self.model.buffers[self.main.tensors[tensor].buffer].data, np.uint8)
         return data.view(_DTYPES[self.dtype(tensor)]).reshape(self.shape(tensor))
 
+    def activations(self) -> list[int]:
+        """Float results of operators; not those of a loop or branch that nothing reads.
+
+        The interpreter lets go of these.
+        """
+        return sorted(
+            tensor
+            for op in self.ops
+            for tensor in op.outputs
+            if self.dtype(tensor) == "FLOAT32"
+            and (op.kind not in BRANCHES or tensor in {*self.consumers, *self.outputs})
+        )
+
+    def inside(self) -> list[str]:
+        """The operators of loops and branches, as converters' recipes name them."""
+        return [
+            "".join(f"{(graph.tensors[each].name or b'').decode()};" for each in raw.outputs)
+            for graph in self.model.subgraphs[1:]
+            for raw in graph.operators
+        ]
+
     def shared(self, tensor: int) -> bool:
         """Whether several operators read the constant."""
         return len(self.consumers.get(tensor, [])) > 1
@@ -125,6 +150,12 @@ class Graph:
         if np.size(held.scale) != scale.size:
             raise ValueError(f"{self.name(tensor)!r} has {np.size(held.scale)} scales")
         held.scale = np.ascontiguousarray(scale, np.float32).reshape(-1)
+
+    def set_grid_of(self, tensor: int, other: int) -> None:
+        """Gives the tensor the type and the grid of `other`."""
+        tensors = self.main.tensors
+        tensors[tensor].type = tensors[other].type
+        tensors[tensor].quantization = copy.deepcopy(tensors[other].quantization)
 
     def add_constant(self, like: int, name: str, value: Array) -> int:
         """A new constant tensor with the type of `like`."""

@@ -101,8 +101,7 @@ def measure(
 
     `cache` is a folder where statistics are kept by the graph and `data`, the data's fingerprint.
     """
-    floats = {t for op in graph.ops for t in op.outputs} | set(graph.inputs)
-    floats = {t for t in floats if graph.dtype(t) == "FLOAT32"}
+    floats = {*graph.activations(), *(t for t in graph.inputs if graph.dtype(t) == "FLOAT32")}
     names = {t: graph.name(t) for t in sorted(floats) if only is None or graph.name(t) in only}
     ranks = {names[t]: len(graph.shape(t)) for t in names}
     operations = tuple(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_edge.calibration.graph import session
+from lepton_edge.calibration.graph import read_by, session
 from lepton_edge.model import Array
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class Stepper:
         inside = {name for node in nodes for name in node.output}
         chosen = {id(node) for node in nodes}
         after = [node for node in self.waiting if id(node) not in chosen]
-        needed = {name for node in after for name in node.input} | set(self.targets)
+        needed = {name for node in after for name in read_by(node)} | set(self.targets)
         wanted = sorted(name for name in inside if name in needed or name == target)
         sources = sorted(
-            {name for node in nodes for name in node.input if name in self.live} - {""}
+            {name for node in nodes for name in read_by(node) if name in self.live} - {""}
         )
         runner = (
             session(self._piece(nodes, sources, wanted), level="none", threads=self.threads)
@@ -94,7 +94,7 @@ class Stepper:
                 chosen.append(node)
                 wanted.update(
                     name
-                    for name in node.input
+                    for name in read_by(node)
                     if name and name not in self.constants and name not in self.live
                 )
         return chosen[::-1]
@@ -104,7 +104,7 @@ class Stepper:
     ) -> ModelProto:
         from onnx import helper, numpy_helper
 
-        used = sorted({n for node in nodes for n in node.input if n in self.constants})
+        used = sorted({n for node in nodes for n in read_by(node) if n in self.constants})
         graph = helper.make_graph(
             list(nodes),
             "piece",

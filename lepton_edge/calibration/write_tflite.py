@@ -53,12 +53,13 @@ def write(
     if float_io:
         for side in (operations.INPUT, operations.OUTPUT):
             worker.update_quantization_recipe(".*", side, None, algorithm_key=names.NO_QUANTIZE)
-    if floats:
-        scopes = [
-            "".join(f"{graph.name(tensor)};" for tensor in op.outputs)
-            for op in graph.ops
-            if op.scope in floats
-        ]
+    scopes = [
+        "".join(f"{graph.name(tensor)};" for tensor in op.outputs)
+        for op in graph.ops
+        if op.scope in floats
+    ]
+    scopes += graph.inside()  # nothing is observed there
+    if scopes:
         worker.update_quantization_recipe(
             f"^(?:{'|'.join(map(re.escape, scopes))})$",
             operations.ALL_SUPPORTED,
@@ -74,7 +75,23 @@ def write(
             f"ai_edge_quantizer cannot make this model int8: {_first_line(error)}.",
             next="Use precision fp32 or fp16.",
         ) from error
-    return bytes(result.quantized_model)
+    return _completed(bytes(result.quantized_model))
+
+
+def _completed(content: bytes) -> bytes:
+    """The file with outputs that nothing reads on the grid of those beside them.
+
+    The library leaves them float, and XNNPACK does not open a SPLIT of which one part is.
+    """
+    graph, found = Graph(content), False
+    for op in graph.ops:
+        beside = next((tensor for tensor in op.outputs if graph.grid(tensor)), None)
+        unread = [t for t in op.outputs if t not in graph.consumers and t not in graph.outputs]
+        for tensor in unread:
+            if beside is not None and graph.dtype(tensor) == "FLOAT32":
+                graph.set_grid_of(tensor, beside)
+                found = True
+    return graph.to_bytes() if found else content
 
 
 def pairs(graph: Graph, quantized: Graph) -> dict[int, int]:

@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from lepton_edge import errors
+from lepton_edge.converters import _tf_recurrent
 from lepton_edge.converters._float_onnx import backend, first_line
 from lepton_edge.model import Model, Signature
 
@@ -43,9 +44,12 @@ def export(
             else:
                 held = _large_weights(model.native) if lean and model.framework == "keras" else []
                 function = call(model, signature, held)
-                with _inlined():
+                with _inlined(), _tf_recurrent.marked() as write:
                     proto, _ = tf2onnx.convert.from_function(
-                        function, input_signature=function.input_signature, opset=opset
+                        function,
+                        input_signature=function.input_signature,
+                        opset=opset,
+                        custom_op_handlers={_tf_recurrent.MARK: (write, [])},
                     )
                 _store(proto, function, held)
                 _write_erfc(proto)

@@ -44,11 +44,9 @@ def check(source: Path, feeds: Mapping[str, Array]) -> dict[str, Any]:
         opened.set_tensor(places[name], value)
     opened.invoke()
     large = [
-        op.scope
-        for op in graph.ops
-        for tensor in op.outputs
-        if graph.dtype(tensor) == "FLOAT32"
-        and float(np.abs(opened.get_tensor(tensor)).max(initial=0.0)) > LARGEST
+        graph.producer[tensor].scope
+        for tensor in graph.activations()
+        if float(np.abs(opened.get_tensor(tensor)).max(initial=0.0)) > LARGEST
     ]
     if not large:
         return {}

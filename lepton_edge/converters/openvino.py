@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lepton_edge import errors, plugins
 from lepton_edge.artifact import Artifact
 from lepton_edge.converters import _float_onnx as floats
-from lepton_edge.converters import _qdq
+from lepton_edge.converters import _qdq, _tf_recurrent
 from lepton_edge.model import Model, Signature
 from lepton_edge.samples import Samples
 from lepton_edge.target import CALIBRATED, Target
@@ -26,10 +26,11 @@ class Options(_qdq.Options):
     """`batch` is fixed in the file, or `dynamic`.
 
     `through` is the way from the source: `onnx` exports it to ONNX first, `direct` gives it to
-    OpenVINO. By default PyTorch goes through ONNX (as exact, twice as fast over the zoo) and all
-    else is direct, but for int8. `opset` and `exporter` are those of the ONNX export. `quantizer`
-    is who makes int8: this project, with the options of `Tuning`, or the library NNCF, whose are
-    `bias_correction` (full) and `overflow_fix` (none). Measured, SQNR of the demo's CNN by NNCF:
+    OpenVINO. By default PyTorch goes through ONNX (as exact, twice as fast over the zoo), Keras'
+    LSTM and GRU too (OpenVINO would keep their loops), and all else is direct, but for int8.
+    `opset` and `exporter` are those of the ONNX export. `quantizer` is who makes int8: this
+    project, with the options of `Tuning`, or the library NNCF, whose are `bias_correction` (full)
+    and `overflow_fix` (none). Measured, SQNR of the demo's CNN by NNCF:
     full 36.4 dB, none 35.7, fast 19.9; full with overflow_fix=first-layer 28.2. CPUs without VNNI
     instructions need the fix: they saturate where two products of int8 are added in 16 bits.
     """
@@ -83,7 +84,7 @@ def convert(
     own = target.precision in CALIBRATED and options.quantizer == "lepton"
     if own:
         _refuse_foreign(options)
-    through = options.through or ("onnx" if own or model.framework in floats.TORCH else "direct")
+    through = options.through or ("onnx" if own or _better_exported(model) else "direct")
     signature = floats.signature_for(model, options.batch)
     steps: tuple[dict[str, Any], ...] = ()
     record = None
@@ -212,6 +213,12 @@ def _direct(ov: Any, model: Model, signature: Signature, batch: floats.Batch) ->
             return ov.convert_model(subject)
     except Exception as error:  # noqa: BLE001 (OpenVINO raises the bare class for a failed trace)
         raise _cannot(error, "onnx") from None
+
+
+def _better_exported(model: Model) -> bool:
+    if model.framework == "keras":
+        return _tf_recurrent.has_layers(model.native)
+    return model.framework in floats.TORCH
 
 
 def _name_and_shape(native: Any, signature: Signature) -> None:

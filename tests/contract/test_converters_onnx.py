@@ -247,6 +247,66 @@ def test_large_keras_weights_stay_out_of_tf2onnx_and_the_graph_is_the_same(
     assert sqnr_db(model, lean) > 100
 
 
+def keras_recurrent(form: str, path: Path) -> Model:
+    """A model with a time axis of any length, and biases that are not zero."""
+    keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    keras.utils.set_random_seed(0)
+    layers, given = keras.layers, keras.Input((None if form == "any length" else 12, 6), name="x")
+    inputs = [given]
+    if form == "states":
+        _, *states = layers.LSTM(8, return_state=True)(given)
+        inputs.append(keras.Input((5, 6), name="y"))
+        made = layers.LSTM(8, return_sequences=True)(inputs[1], initial_state=states)
+    elif form == "bidirectional":
+        made = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(given)
+        made = layers.Bidirectional(layers.GRU(5))(made)
+    elif form == "backwards":
+        made = layers.GRU(8, go_backwards=True, return_sequences=True, reset_after=False)(given)
+        made = layers.LSTM(5, use_bias=False, unroll=True)(made)
+    elif form == "masked":
+        made = layers.LSTM(8)(layers.Masking()(given))
+    else:
+        made = layers.GRU(8, activation="relu")(given)
+    model = keras.Model(inputs, layers.Dense(3)(made))
+    rng = np.random.default_rng(0)
+    model.set_weights([each + rng.normal(0, 0.1, each.shape) for each in model.get_weights()])
+    model.save(path)
+    return sources.load(ModelSource(str(path)))
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("states", {"LSTM": 2}),
+        ("bidirectional", {"LSTM": 2, "GRU": 2}),
+        ("backwards", {"LSTM": 1, "GRU": 1}),
+        ("any length", {"GRU": 1}),
+        ("masked", {"Loop": 1}),
+    ],
+)
+def test_keras_recurrent_layers_are_operators(
+    form: str, expected: dict[str, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("tf2onnx", reason="needs lepton-edge[tf2onnx]")
+    model = keras_recurrent(form, tmp_path / "model.keras")
+    artifact = convert(model, tmp_path / "out")
+    assert sqnr_db(model, artifact) > 100
+    found = [node.op_type for node in onnx.load(artifact.path).graph.node]
+    for kind in ("LSTM", "GRU", "Loop"):
+        assert found.count(kind) == expected.get(kind, 0)
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's and tf2onnx's own imports warn
+def test_int8_of_a_graph_with_a_loop_leaves_the_loop_float(tmp_path: Path) -> None:
+    """What only the loop's body reads is kept."""
+    pytest.importorskip("tf2onnx", reason="needs lepton-edge[tf2onnx]")
+    model = keras_recurrent("masked", tmp_path / "model.keras")
+    artifact = convert(model, tmp_path / "out", "int8")
+    assert kinds(artifact) >= {"Loop", "QuantizeLinear"}
+    assert sqnr_db(model, artifact) > 20
+
+
 # Scripting is going away in PyTorch; files made by it are still there.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_an_exported_program_and_a_script_agree(tmp_path: Path) -> None:

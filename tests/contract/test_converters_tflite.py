@@ -421,6 +421,37 @@ def test_keras_and_saved_model(name: str, tmp_path: Path) -> None:
     agrees(saved, made(saved, tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore")  # TensorFlow's own imports warn
+def test_keras_recurrent_layers_at_every_precision(tmp_path: Path) -> None:
+    """A loop stays float; an unrolled layer is int8, and a part of it that nothing reads too."""
+    keras = pytest.importorskip("keras", reason="needs lepton-edge[tensorflow]")
+    from lepton_edge.calibration.graph_tflite import Graph
+    from tests import zoo
+
+    keras.utils.set_random_seed(0)
+    loop = keras.Sequential([keras.Input((12, 6)), keras.layers.GRU(16), keras.layers.Dense(5)])
+    loop.save(tmp_path / "loop.keras")
+    zoo.save_keras("keras_lstm", tmp_path / "unrolled.keras")
+    for name, least in (("loop", 1), ("unrolled", 20)):
+        model = sources.load(ModelSource(str(tmp_path / f"{name}.keras")))
+        feeds = model.example(48)
+        np.savez(tmp_path / f"{name}.npz", **feeds)
+        data = open_samples(tmp_path / f"{name}.npz")
+        (wanted,) = model.run(feeds).values()
+        for precision in ("fp16", "int8"):
+            artifact = made(model, tmp_path, precision, calibration=data)
+            rows = [
+                outputs(artifact, {key: value[i : i + 1] for key, value in feeds.items()})
+                for i in range(48)
+            ]
+            got = np.concatenate([next(iter(row.values())) for row in rows])
+            assert sqnr_db(wanted, got) > (50 if precision == "fp16" else 25)
+        graph = Graph(artifact.path.read_bytes())
+        dense = [op for op in graph.ops if op.kind == "FULLY_CONNECTED"]
+        assert len(dense) >= least
+        assert {graph.dtype(op.inputs[1]) for op in dense} == {"INT8"}
+
+
 def test_without_the_environment_of_onnx2tf_the_commands_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
