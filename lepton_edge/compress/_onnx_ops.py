@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lepton_edge.compress._onnx_recurrent import recurrent
+
 Attributes = Mapping[str, Any]
 Inputs = Sequence[Any]
 
@@ -135,7 +137,7 @@ def _gather(a: Attributes, x: Inputs) -> Tensor:
     axis = a.get("axis", 0) % x[0].ndim
     index = torch.where(x[1] < 0, x[1] + x[0].shape[axis], x[1]).to(x[0].device)
     rows = x[0].index_select(axis, index.reshape(-1).long())
-    value: Tensor = rows.reshape(*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :])
+    value: Tensor = rows.reshape((*x[0].shape[:axis], *index.shape, *x[0].shape[axis + 1 :]))
     return value
 
 
@@ -219,6 +221,21 @@ def _flatten(a: Attributes, x: Inputs) -> Tensor:
     return value
 
 
+def _filled(a: Attributes, x: Inputs) -> Tensor:
+    from onnx import numpy_helper
+
+    value = torch.tensor(numpy_helper.to_array(a["value"]) if "value" in a else [0.0])
+    return torch.full(_ints(x[0]), value.item(), dtype=value.dtype, device=x[0].device)
+
+
+def _reversed(a: Attributes, x: Inputs) -> Tensor:
+    axis = a.get("time_axis", 0)
+    if any(each != x[0].shape[axis] for each in _ints(x[1])):
+        raise NotImplementedError("ReverseSequence of parts")
+    value: Tensor = x[0].flip(axis)
+    return value
+
+
 def _of(call: Callable[..., Any]) -> Callable[[Attributes, Inputs], Any]:
     return lambda _a, x: call(*x)
 
@@ -271,4 +288,8 @@ OPERATORS: dict[str, Callable[[Attributes, Inputs], Any]] = {
     "LayerNormalization": _layer_norm,
     "BatchNormalization": _batch_norm,
     "Resize": _resize,
+    "LSTM": lambda a, x: recurrent("LSTM", a, x),
+    "GRU": lambda a, x: recurrent("GRU", a, x),
+    "ConstantOfShape": _filled,
+    "ReverseSequence": _reversed,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,38 @@ from lepton_edge.compress._steps import (
     spread,
     widened,
 )
-from lepton_edge.compress._tflite_ops import OPERATORS, Call, activated
+from lepton_edge.compress._tflite_ops import DTYPES, OPERATORS, Call, activated
 from lepton_edge.model import Array
 
 CHECKED = 8  # batches of calibration data that go through the file that was written
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The tensors of an operator with weights; a bias of -1 is none."""
+
+    source: int
+    weight: int
+    bias: int
+
+    @staticmethod
+    def of(op: Op) -> Layer:
+        places = (2, 1, 3) if op.kind == "TRANSPOSE_CONV" else (0, 1, 2)
+        return Layer(*((*op.inputs, -1)[min(place, len(op.inputs))] for place in places))
+
+
+def trainable(
+    graph: Graph, quantized: Graph, pairs: dict[int, int], dialect: Dialect
+) -> list[tuple[Op, Op]]:
+    """The operators with constant weights, in float and in int8, that are integers there."""
+    found = []
+    for op in graph.ops:
+        if op.kind in dialect.anchors and op.index in pairs and graph.is_constant(op.inputs[1]):
+            other = quantized.ops[pairs[op.index]]
+            layer = Layer.of(other)
+            if all(quantized.grid(tensor) for tensor in (layer.source, layer.weight)):
+                found.append((op, other))
+    return found
 
 
 class TfliteModule(StepModule):
@@ -44,9 +73,10 @@ class TfliteModule(StepModule):
 
     `inputs` and `outputs` bind the source's tensors to those of `floats`. With `layers`, pairs of
     an operator of `floats` and the same of `graph`, every int8 tensor is rounded to its grid, and
-    these layers' weights and biases are parameters; `learned` makes steps parameters too, one for
-    all tensors that an operator of `dialect.same_scale` ties, and none where it is fixed. Batches
-    may have any size. Raises `CannotConvert` naming what cannot be trained.
+    these layers' weights and biases are parameters, one where several layers read it; `learned`
+    makes steps parameters too, one for all tensors that an operator of `dialect.same_scale` or a
+    bias ties, and none where it is fixed. Batches may have any size. Raises `CannotConvert` naming
+    what cannot be trained.
     """
 
     def __init__(
@@ -65,7 +95,8 @@ class TfliteModule(StepModule):
         if unknown:
             raise _refused(", ".join(sorted(unknown)))
         self.graph, self.source, self.dialect = graph, floats, dialect
-        self.layers = {op.index: op for _, op in layers}
+        self.layers = {other.index: Layer.of(other) for _, other in layers}
+        self.readers: dict[int, list[Layer]] = {}  # of a weight, one for each bias; of a bias, one
         self.calls = {op.index: Call.of(graph, op) for op in graph.ops}
         tensors = {  # the int8 file has other names, in the same order
             floats.name(before): after
@@ -82,13 +113,22 @@ class TfliteModule(StepModule):
         self.axes: dict[int, int | None] = {}
         self.whole: dict[int, Array] = {}  # integer constants
         for op, other in layers:
-            for place in range(1, len(op.inputs)):
-                if floats.is_constant(op.inputs[place]):
-                    self._train(other.inputs[place], floats.constant(op.inputs[place]))
+            before, after = Layer.of(op), self.layers[other.index]
+            for value, index in ((before.weight, after.weight), (before.bias, after.bias)):
+                if floats.is_constant(value):
+                    self._train(index, floats.constant(value))
+                    known = self.readers.setdefault(index, [])
+                    if after.bias not in [each.bias for each in known]:
+                        known.append(after)
         self._names: dict[int, str] = {}
-        for index in sorted({t for op in graph.ops for t in op.inputs if t >= 0}):
-            if graph.is_constant(index) and index not in self.place:
-                self._hold(index)
+        for index, consumers in sorted(graph.consumers.items()):
+            if index not in self.place:
+                if graph.is_constant(index):
+                    self._hold(index)
+                continue
+            others = {op.kind for op in consumers if op.index not in self.layers}
+            if others:
+                raise _refused(f"weights that {', '.join(sorted(others))} reads too")
         if dialect is not None:
             self._begin_steps(dialect)
         self._try()
@@ -116,21 +156,18 @@ class TfliteModule(StepModule):
                     self.first[f"a{index}"] = step
                 else:
                     self._learn(f"a{index}", step)
-        for op in self.graph.ops:
-            weighted = op.kind in dialect.anchors and self.graph.is_constant(op.inputs[1])
-            held = self.graph.grid(op.inputs[1]) if weighted else None
-            if held is None:
-                continue
-            if op.index not in self.layers:
-                raise _refused(f"{op.kind} ({op.scope!r}) with weights that others share")
-            key = self.place[op.inputs[1]]
-            self.axes[op.index] = held.axis
-            step = spread(self.trained[key].detach(), held.axis, dialect.weight.qmax)
-            self._in_units(key, shaped(step, self.trained[key].ndim, held.axis))
-            if len(op.inputs) > 2 and op.inputs[2] in self.place:
-                unit = 100 * step * self.scale(op.inputs[0]).detach()
-                self._in_units(self.place[op.inputs[2]], unit)
-            self._learn(key, step)
+        for layer in self.layers.values():
+            key, bias = self.place[layer.weight], self.place.get(layer.bias)
+            if key not in self.units:
+                held = self.graph.grid(layer.weight)
+                assert held is not None
+                self.axes[layer.weight] = held.axis
+                step = spread(self.trained[key].detach(), held.axis, dialect.weight.qmax)
+                self._in_units(key, shaped(step, self.trained[key].ndim, held.axis))
+                self._learn(key, step)
+            if bias is not None and bias not in self.units:
+                unit = 100 * self.first[key] * self.scale(layer.source).detach()
+                self._in_units(bias, unit)
 
     def _tie(self, dialect: Dialect) -> set[int]:
         """Finds the tensors with one grid; returns those, by their root, whose step stays."""
@@ -139,12 +176,23 @@ class TfliteModule(StepModule):
             tensors = [t for t in (*op.inputs, *op.outputs) if t in self.grids]
             if op.kind in dialect.same_scale:
                 for index in tensors[1:]:
-                    self.roots[self.root(index)] = self.root(tensors[0])
+                    self._bind(index, tensors[0])
                 if any(self.graph.is_constant(t) and self.graph.grid(t) for t in op.inputs):
                     stays.update(tensors)
             elif op.kind in dialect.fixed:
                 stays.update(t for t in op.outputs if t in self.grids)
+        for layer in self.layers.values():
+            if layer.bias in self.place:  # whose unit is that of the layer's input
+                first = self.readers[layer.bias][0].source
+                one, other = self.grids[layer.source], self.grids[first]
+                if (one.scale, one.zero_point) != (other.scale, other.zero_point):
+                    raise _refused("bias that layers with other inputs share")
+                self._bind(layer.source, first)
         return {self.root(index) for index in stays}
+
+    def _bind(self, index: int, other: int) -> None:
+        if self.root(index) != self.root(other):
+            self.roots[self.root(index)] = self.root(other)
 
     def root(self, index: int) -> int:
         """The tensor whose step is that of `index`."""
@@ -153,49 +201,57 @@ class TfliteModule(StepModule):
         return index
 
     def _try(self) -> None:
-        """Runs two batches of zeros, so that what cannot be trained is refused before."""
+        """Runs two copies of zeros, so that what cannot be trained is refused before."""
+        graph = self.graph
+        batches = {graph.shape(index)[:1] for index in (*graph.inputs, *graph.outputs)}
+        if len(batches) != 1 or () in batches:
+            raise _refused("inputs and outputs of several batch sizes")
+        ((self.batch,),) = batches
+        values = {
+            index: torch.zeros(2, *graph.shape(index), dtype=DTYPES.get(graph.dtype(index)))
+            for index in graph.inputs
+        }
         with torch.no_grad():
-            values = {
-                index: torch.zeros(2 * shape[0], *shape[1:])
-                for index in self.graph.inputs
-                for shape in [self.graph.shape(index)]
-            }
             found = self.run(values)
-        for index in self.graph.outputs:
-            shape = self.graph.shape(index)
-            if found[index].shape != (2 * shape[0], *shape[1:]):
-                raise _refused(f"an output ({self.graph.name(index)!r}) that mixes samples")
+        for index in graph.outputs:
+            if found[index].shape != (2, *graph.shape(index)):
+                raise _refused(f"an output ({graph.name(index)!r}) that no input reaches")
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The source's outputs by name, for its inputs in order, in its layout."""
-        values = {}
+        values, rows = {}, len(inputs[0])
         for (index, permute), value in zip(self.inputs, inputs, strict=True):
-            values[index] = value if permute is None else value.permute(permute)
+            value = value if permute is None else value.permute(permute)
+            filled = torch.cat([value, value[-1:].expand(-rows % self.batch, *value.shape[1:])])
+            values[index] = filled.reshape(-1, self.batch, *value.shape[1:])
         found = self.run(values)
         outputs = {}
         for index, binding in self.outputs:
-            value = found[index]
+            value = found[index].flatten(0, 1)[:rows]
             if binding.permute is not None:
                 value = value.permute(*np.argsort(binding.permute).tolist())
             outputs[binding.name] = value
         return outputs
 
     def run(self, inputs: dict[int, Tensor]) -> dict[int, Any]:
-        """Every tensor of the file, in real values, for its inputs by number."""
-        values: dict[int, Any] = {i: getattr(self, name) for i, name in self._names.items()}
+        """Every tensor of the file, in real values, for its inputs by number, copy by copy."""
+        values: dict[int, Any] = {i: getattr(self, name)[None] for i, name in self._names.items()}
         values.update(self.whole)
         for index, value in inputs.items():
             values[index] = self._rounded(index, value)
         for op in self.graph.ops:
-            given = [None if index < 0 else values.get(index) for index in op.inputs]
-            if op.index in self.layers:
-                self._weights(op, given)
+            layer = self.layers.get(op.index)
+            if layer is not None and layer.weight not in values:
+                values.update(self._weights(layer))
+            given = [None if index < 0 else values[index] for index in op.inputs]
             call = self.calls[op.index]
             try:
                 value = activated(call, OPERATORS[op.kind](call, given))
             except NotImplementedError as error:
                 raise _refused(str(error)) from None
-            values[op.outputs[0]] = self._rounded(op.outputs[0], value)
+            made = value if isinstance(value, list) else [value]
+            for index, each in zip(op.outputs, made, strict=True):
+                values[index] = self._rounded(index, each)
         return values
 
     def _rounded(self, index: int, value: Tensor) -> Tensor:
@@ -209,56 +265,64 @@ class TfliteModule(StepModule):
         if self.codes is not None:
             self.codes[index] = (codes.detach() + zero).to(torch.int32)
         if index in self.given:
-            codes = torch.from_numpy(self.given[index].astype(np.float32)) - zero
+            codes = torch.from_numpy(self.given[index].astype(np.float32))[None] - zero
         return codes * scale
 
     def scale(self, index: int) -> Tensor:
         """The step of an activation's grid."""
         return self._step(f"a{self.root(index)}")
 
-    def weight_scale(self, op: Op) -> Tensor:
-        """The step of each channel of a layer's weight; wide enough for its int32 bias."""
+    def weight_scale(self, layer: Layer) -> Tensor:
+        """The step of each channel of a layer's weight; wide enough for its int32 biases."""
         assert self.dialect is not None
         if self.learned:
-            step = self._step(self.place[op.inputs[1]])
+            step = self._step(self.place[layer.weight])
         else:
-            weight = self.value(op.inputs[1]).detach()
-            step = spread(weight, self.axes[op.index], self.dialect.weight.qmax)
-        if len(op.inputs) > 2 and op.inputs[2] in self.place:
-            step = widened(step, self.value(op.inputs[2]), self.scale(op.inputs[0]))
+            weight = self.value(layer.weight).detach()
+            step = spread(weight, self.axes[layer.weight], self.dialect.weight.qmax)
+        for each in self.readers[layer.weight]:
+            if each.bias in self.place:
+                step = widened(step, self.value(each.bias), self.scale(each.source))
         return step
 
-    def integers(self, op: Op) -> tuple[Tensor, Tensor, Tensor | None]:
+    def integers(self, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Codes of a layer's weight, its step (one, or one a channel), and codes of its bias."""
         assert self.dialect is not None
-        weight, step = self.value(op.inputs[1]), self.weight_scale(op)
+        weight, step = self.value(layer.weight), self.weight_scale(layer)
         bounds = self.dialect.weight.qmin, self.dialect.weight.qmax
-        codes = on_grid(weight, shaped(step, weight.ndim, self.axes[op.index]), bounds)
+        codes = on_grid(weight, shaped(step, weight.ndim, self.axes[layer.weight]), bounds)
         bias = None
-        if len(op.inputs) > 2 and op.inputs[2] in self.place:
-            bias = bias_codes(self.value(op.inputs[2]), step * self.scale(op.inputs[0]))
+        if layer.bias in self.place:
+            bias = bias_codes(self.value(layer.bias), step * self.scale(layer.source))
         return codes, step, bias
 
-    def _weights(self, op: Op, given: list[Any]) -> None:
-        codes, step, bias = self.integers(op)
-        given[1] = codes * shaped(step, codes.ndim, self.axes[op.index])
-        if bias is not None:
-            unit = step * self.scale(op.inputs[0])
-            given[2] = bias.to(unit.dtype) * unit
+    def _weights(self, layer: Layer) -> dict[int, Tensor]:
+        """The constants of a layer, and of all that share its weight, on their grids."""
+        values = {}
+        for each in self.readers[layer.weight]:
+            codes, step, bias = self.integers(each)
+            values[each.weight] = (codes * shaped(step, codes.ndim, self.axes[each.weight]))[None]
+            if bias is not None:
+                unit = step * self.scale(each.source)
+                values[each.bias] = (bias.to(unit.dtype) * unit)[None]
+        return values
+
+    def written(self) -> list[Layer]:
+        """Layers that have all weights and biases between them, each once but for shared ones."""
+        return [each for weight in self.axes for each in self.readers[weight]]
 
     def write(self, out: Path) -> None:
         """Puts what was trained into the int8 graph, and that into the file `out`."""
         with torch.no_grad():
             for index in self.grids:
                 self.graph.set_scale(index, float32(self.scale(index)))
-            for op in self.layers.values():
-                codes, step, bias = self.integers(op)
-                self.graph.set_constant(op.inputs[1], codes.cpu().numpy())
-                self.graph.set_scale(op.inputs[1], float32(step))
+            for layer in self.written():
+                codes, step, bias = self.integers(layer)
+                self.graph.set_constant(layer.weight, codes.cpu().numpy())
+                self.graph.set_scale(layer.weight, float32(step))
                 if bias is not None:
-                    self.graph.set_constant(op.inputs[2], bias.cpu().numpy())
-                    unit = float32(step * self.scale(op.inputs[0]))
-                    self.graph.set_scale(op.inputs[2], unit)
+                    self.graph.set_constant(layer.bias, bias.cpu().numpy())
+                    self.graph.set_scale(layer.bias, float32(step * self.scale(layer.source)))
         with replacing(out) as temporary:
             temporary.write_bytes(self.graph.to_bytes())
 
@@ -273,14 +337,12 @@ def compare(file: Path, module: TfliteModule, data: Data) -> dict[str, Any]:
     the inputs on: a tie that was rounded otherwise goes through all that follows.
     """
     stored = Graph(file.read_bytes())
-    biases = 0
     with torch.no_grad():
-        for op in module.layers.values():
-            codes, step, bias = module.integers(op)
-            _equal(stored, op.inputs[1], codes, step)
+        for layer in module.written():
+            codes, step, bias = module.integers(layer)
+            _equal(stored, layer.weight, codes, step)
             if bias is not None:
-                _equal(stored, op.inputs[2], bias, step * module.scale(op.inputs[0]))
-                biases += 1
+                _equal(stored, layer.bias, bias, step * module.scale(layer.source))
         for index, params in module.grids.items():
             found = stored.grid(index)
             wanted = (float32(module.scale(index)), params.zero_point)
@@ -301,7 +363,7 @@ def compare(file: Path, module: TfliteModule, data: Data) -> dict[str, Any]:
             for index, item in zip(shown, places, strict=True)
         }
         values = {
-            after: torch.from_numpy(np.array(batch[module.source.name(before)]))
+            after: torch.from_numpy(np.array(batch[module.source.name(before)]))[None]
             for before, after in zip(module.source.inputs, stored.inputs, strict=True)
         }
         for given, gaps in ((kernels, seen), ({}, free)):
@@ -320,8 +382,8 @@ def compare(file: Path, module: TfliteModule, data: Data) -> dict[str, Any]:
             "largest_step": int(every.max()),
         }
     return {
-        "weights": len(module.layers),
-        "biases": biases,
+        "weights": len(module.axes),
+        "biases": len(module.readers) - len(module.axes),
         "activations": layers,
         "activations_equal": _share(seen),
         "network_equal": _share(free),

@@ -13,7 +13,6 @@ from lepton_edge import errors
 from lepton_edge.artifact import Binding
 from lepton_edge.calibration import (
     dialects,
-    learn_tflite,
     onnx_quantizer,
     tflite_quantizer,
     write_tflite,
@@ -153,7 +152,8 @@ class QuantizedTraining:
         graph = Graph(made.nearest())
         if dialect.full_integer:
             write_tflite.check_integer(graph)
-        layers = learn_tflite.learnable(made.graph, graph, write_tflite.pairs(made.graph, graph))
+        pairs = write_tflite.pairs(made.graph, graph)
+        layers = tflite.trainable(made.graph, graph, pairs, dialect)
         module = tflite.TfliteModule(
             graph, made.graph, *bindings, layers=layers, dialect=dialect, learned=self.learned_step
         )
