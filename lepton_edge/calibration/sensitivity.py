@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_edge import context
+from lepton_edge.calibration.dialects import Dialect
 from lepton_edge.calibration.graph import session
 from lepton_edge.calibration.observe_onnx import cut
 from lepton_edge.calibration.onnx_quantizer import Work
@@ -74,18 +76,29 @@ class Judge:
         self.feeds = list(cut(work.data.feeds(), samples, skip=first))
         self.names = work.graph.outputs
         self.threads = work.options.threads
+        self.level = "basic" if _saturates(work.dialect) else "all"
         self.wanted = self._run(work.graph.build())
 
     def __call__(self, model: onnx.ModelProto) -> Quality:
         return quality(self.wanted, self._run(model))
 
     def _run(self, model: onnx.ModelProto) -> dict[str, Array]:
-        runner = session(model, threads=self.threads)
+        runner = session(model, threads=self.threads, level=self.level)
         rows = [runner.run(self.names, dict(feeds)) for feeds in self.feeds]
         return {
             name: np.concatenate([row[index] for row in rows])
             for index, name in enumerate(self.names)
         }
+
+
+def _saturates(dialect: Dialect) -> bool:
+    """Whether integer kernels of this CPU would saturate where those of the dialect's do not.
+
+    AVX2's add products of bytes in 16 bits; a dialect for it has weights of 7 bits.
+    """
+    features = set(context.of_files()["cpu"]["features"] or ())
+    whole = {"avx512_vnni", "avx_vnni", "amx_int8"}
+    return "avx2" in features and not features & whole and dialect.weight.bits == 8
 
 
 def rank(work: Work, *, samples: int = SAMPLES) -> list[Layer]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lepton_edge import errors
 from lepton_edge.calibration.dialects import Dialect
-from lepton_edge.calibration.graph_tflite import CONVERSIONS, Graph
+from lepton_edge.calibration.graph_tflite import BRANCHES, CONVERSIONS, Graph
 from lepton_edge.model import Array
 
 
@@ -35,6 +35,12 @@ def write(
     `ranges` are by tensor name, as `ranges_for_tflite` gives them. `float_io` keeps the inputs and
     outputs float. Raises `CannotConvert` where the library finds no way, or nothing to quantise.
     """
+    branches = sorted({op.kind for op in graph.ops if op.kind in BRANCHES})
+    if branches and not float_io:
+        raise errors.CannotConvert(
+            f"The operator {', '.join(branches)} has no int8 form, which this target asks for.",
+            next="A recurrent layer of Keras is no loop with unroll=True.",
+        )
     quantizer, qtyping = _library("quantizer"), _library("qtyping")
     names = _library("algorithm_manager").AlgorithmName
     operations = qtyping.TFLOperationName

@@ -20,6 +20,7 @@ from lepton_edge import calibration, errors  # noqa: E402
 from lepton_edge.calibration import mixed, sensitivity  # noqa: E402
 from lepton_edge.calibration.graph import session  # noqa: E402
 from lepton_edge.calibration.onnx_quantizer import Work  # noqa: E402
+from lepton_edge.converters import _qdq  # noqa: E402
 
 RNG = np.random.default_rng(3)
 VNNI = calibration.load("ort_x86_vnni")
@@ -111,6 +112,8 @@ def test_a_layer_kept_in_float_keeps_its_weights_in_the_runtime(
     damaged: Path, tmp_path: Path
 ) -> None:
     """onnxruntime would quantise them, one scale for all channels, between two integer layers."""
+    if _qdq.has_vnni("cpu") is False:
+        pytest.skip("this CPU has no VNNI: its integer kernels saturate with weights of 8 bits")
     out = tmp_path / "kept.onnx"
     options = calibration.Tuning(equalize=False, keep_float=("c1", "c3"))
     calibration.quantize_onnx(damaged, out, images(), VNNI, options)

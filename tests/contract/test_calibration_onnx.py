@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from lepton_edge import calibration  # noqa: E402
 from lepton_edge.calibration import dialects, graph, patches  # noqa: E402
 from lepton_edge.calibration.grid import Grid  # noqa: E402
+from lepton_edge.converters import _qdq  # noqa: E402
 
 DIALECTS = [name for name in dialects.names() if dialects.load(name).container == "onnx"]
 
@@ -105,6 +106,8 @@ def _run(model: Path | bytes, feeds: dict[str, np.ndarray]) -> np.ndarray:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if _qdq.has_vnni("cpu") is False:  # its integer kernels saturate, which no dialect here is for
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(
         model if isinstance(model, bytes) else str(model),
         options,
