@@ -183,11 +183,12 @@ class TfliteModule(StepModule):
                 stays.update(t for t in op.outputs if t in self.grids)
         for layer in self.layers.values():
             if layer.bias in self.place:  # whose unit is that of the layer's input
-                first = self.readers[layer.bias][0].source
-                one, other = self.grids[layer.source], self.grids[first]
-                if (one.scale, one.zero_point) != (other.scale, other.zero_point):
-                    raise _refused("bias that layers with other inputs share")
-                self._bind(layer.source, first)
+                first = self.readers[layer.bias][0]
+                one, other = self.grids[layer.source], self.grids[first.source]
+                same = (one.scale, one.zero_point) == (other.scale, other.zero_point)
+                if not same or layer.weight != first.weight:
+                    raise _refused("bias that layers with other weights or inputs share")
+                self._bind(layer.source, first.source)
         return {self.root(index) for index in stays}
 
     def _bind(self, index: int, other: int) -> None:
