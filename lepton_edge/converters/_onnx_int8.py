@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from lepton_edge import errors
+from lepton_edge.converters import _qdq
 from lepton_edge.converters._float_onnx import backend, first_line, run
 from lepton_edge.converters._onnx_graph import QUANTIZED, graphs
 from lepton_edge.model import Array, Feeds, Signature
@@ -18,14 +19,16 @@ from lepton_edge.samples import Samples, feeds, fingerprint
 
 
 def static(
-    proto: onnx.ModelProto, signature: Signature, samples: Samples, folder: Path
+    proto: onnx.ModelProto, signature: Signature, samples: Samples, folder: Path, *, device: str
 ) -> tuple[onnx.ModelProto, dict[str, Any], dict[str, Any]]:
     """Weights and activations in int8 as Q/DQ pairs; the step's record; the calibration's record.
 
     Activations uint8 asymmetric per tensor, weights int8 symmetric per channel: on x86 signed
-    activations are slower than float in ONNX Runtime. Ranges are the minimum and maximum over all
-    samples, which are streamed.
+    activations are slower than float in ONNX Runtime. Weights have 7 bits for an x86 CPU without
+    VNNI, whose kernels saturate with 8. Ranges are the minimum and maximum over all samples, which
+    are streamed.
     """
+    narrow = _qdq.has_vnni(device) is False
     quantization = backend("onnxruntime.quantization", "ONNX Runtime", "onnx")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
@@ -42,6 +45,7 @@ def static(
         "activation_type": quantization.QuantType.QUInt8,
         "weight_type": quantization.QuantType.QInt8,
         "per_channel": True,
+        "reduce_range": narrow,
         "calibrate_method": quantization.CalibrationMethod.MinMax,
     }
     with _kept(folder):
@@ -61,7 +65,7 @@ def static(
         "tool": "onnxruntime.quantization.quantize_static",
         "format": "QDQ",
         "activations": "uint8 asymmetric per tensor",
-        "weights": "int8 symmetric per channel",
+        "weights": f"int8 symmetric per channel{', 7 bits' if narrow else ''}",
         "ranges": "minimum and maximum",
         **_count(quantized),
     }
@@ -70,20 +74,24 @@ def static(
 
 
 def dynamic(
-    proto: onnx.ModelProto, example: Feeds, folder: Path
+    proto: onnx.ModelProto, example: Feeds, folder: Path, *, device: str
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Weights in int8, activations quantised at run time from their own range; the step's record.
 
-    Convolutions get uint8 weights: ONNX Runtime has no signed kernel for ConvInteger on CPUs.
+    Convolutions get uint8 weights: ONNX Runtime has no signed kernel for ConvInteger on CPUs. int8
+    weights have 7 bits for an x86 CPU without VNNI, whose kernels saturate with 8.
     """
     quantization = backend("onnxruntime.quantization", "ONNX Runtime", "onnx")
     prepared = _prepare(proto)
     convolutions = any(node.op_type == "Conv" for node in prepared.graph.node)
     kind = quantization.QuantType.QUInt8 if convolutions else quantization.QuantType.QInt8
+    narrow = not convolutions and _qdq.has_vnni(device) is False
     file = folder / ".quantized.onnx"
     with _kept(folder):
         try:
-            quantization.quantize_dynamic(prepared, file, per_channel=True, weight_type=kind)
+            quantization.quantize_dynamic(
+                prepared, file, per_channel=True, weight_type=kind, reduce_range=narrow
+            )
             quantized = onnx.load(file)
             run(quantized, example)  # some kernels are missing, which only opening it tells
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -92,7 +100,8 @@ def dynamic(
         "step": "int8-dynamic",
         "tool": "onnxruntime.quantization.quantize_dynamic",
         "activations": "uint8, ranges at run time",
-        "weights": f"{'uint8' if convolutions else 'int8'} per channel",
+        "weights": f"{'uint8' if convolutions else 'int8'} per channel"
+        f"{', 7 bits' if narrow else ''}",
         **_count(quantized),
     }
     if convolutions:

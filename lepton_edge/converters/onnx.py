@@ -93,13 +93,16 @@ def convert(
         else:
             from lepton_edge.converters import _onnx_int8
 
-            proto, step, record = _onnx_int8.static(made.proto, made.signature, calibration, out)
+            proto, step, record = _onnx_int8.static(
+                made.proto, made.signature, calibration, out, device=target.device
+            )
             made = made.then(proto, step, "onnxruntime")
     elif target.precision == "int8-dynamic":
         from lepton_edge.converters import _onnx_int8
 
         example = model.example(floats.example_batches(options.batch)[0])
-        made = made.then(*_onnx_int8.dynamic(made.proto, example, out), "onnxruntime")
+        done = _onnx_int8.dynamic(made.proto, example, out, device=target.device)
+        made = made.then(*done, "onnxruntime")
     elif target.precision in ("int8-weights", "int4-weights"):
         from lepton_edge.converters import _onnx_weights
 
