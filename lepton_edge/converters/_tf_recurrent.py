@@ -1,9 +1,9 @@
-"""Keras' LSTM and GRU as the ONNX operators of the same name.
+"""Keras' LSTM, GRU and SimpleRNN as ONNX's LSTM, GRU and RNN.
 
 Keras computes them in a loop over TensorFlow's tensor lists, which tf2onnx writes as a Loop: slow
 in ONNX Runtime, and not read by OpenVINO's quantiser or TensorRT. While a model is traced, each
 such layer leaves a mark with its input and its first states; tf2onnx then asks for what stands for
-the mark. Operators as in onnx/docs/Operators.md (LSTM, GRU).
+the mark. Operators as in onnx/docs/Operators.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Weights = tuple[Array, Array, Array | None]
 
 
 def has_layers(native: Any) -> bool:
-    """Whether a Keras model has an LSTM or a GRU that ONNX's operators can stand for."""
+    """Whether a Keras model has a recurrent layer that ONNX's operators can stand for."""
     return any(_kind(each) for each in native._flatten_layers() if hasattr(each, "cell"))
 
 
@@ -37,8 +37,8 @@ def marked() -> Iterator[Handler]:
     import tensorflow as tf
 
     layers: list[tuple[Any, _Weights]] = []
-    kinds = (keras.layers.LSTM, keras.layers.GRU)
-    before = [kind.inner_loop for kind in kinds]
+    kinds = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
+    before = [vars(kind).get("inner_loop") for kind in kinds]
 
     def around(original: Any) -> Any:
         def inner_loop(
@@ -53,24 +53,34 @@ def marked() -> Iterator[Handler]:
 
         return inner_loop
 
-    for kind, original in zip(kinds, before, strict=True):
-        kind.inner_loop = around(original)
+    for kind in kinds:
+        kind.inner_loop = around(kind.inner_loop)
     try:
         yield lambda graph, node, name, _: _write(graph, node, layers, name)
     finally:
-        for kind, original in zip(kinds, before, strict=True):
-            kind.inner_loop = original
+        for kind, own in zip(kinds, before, strict=True):
+            if own is None:  # inherited
+                del kind.inner_loop
+            else:
+                kind.inner_loop = own
 
 
 def _kind(layer: Any) -> str | None:
-    """LSTM or GRU, where the operator computes what the layer does."""
+    """LSTM, GRU or RNN, where the operator computes what the layer does."""
     import keras
 
-    kinds = {keras.layers.LSTM: "LSTM", keras.layers.GRU: "GRU"}
-    names = [getattr(layer.cell, f"{which}activation", None) for which in ("recurrent_", "")]
-    known = all(getattr(each, "__name__", "") in _ACTIVATIONS for each in names)
-    plain = known and layer.compute_dtype == "float32"
-    return kinds.get(type(layer)) if plain else None
+    layers = keras.layers
+    kinds = {layers.LSTM: "LSTM", layers.GRU: "GRU", layers.SimpleRNN: "RNN"}
+    kind = kinds.get(type(layer))
+    known = kind is not None and all(each in _ACTIVATIONS for each in _activations(layer, kind))
+    return kind if known and layer.compute_dtype == "float32" else None
+
+
+def _activations(layer: Any, kind: str) -> list[str]:
+    """Of the gates, where there are any, and inside, by their names in Keras."""
+    cell, gates = layer.cell, 0 if kind == "RNN" else 1
+    found = [cell.recurrent_activation] * gates + [cell.activation] * (2 if kind == "LSTM" else 1)
+    return [getattr(each, "__name__", "") for each in found]
 
 
 def _mark(layer: Any, sequences: Any, states: Sequence[Any], index: int) -> tuple[Any, Any, Any]:
@@ -127,12 +137,10 @@ def _write(graph: Any, node: Any, layers: Sequence[tuple[Any, _Weights]], name: 
         "",  # all sequences have one length
         *(build.make_unsqueeze({"data": state, "axes": [0]}) for state in states),
     ]
-    gates = _ACTIVATIONS[layer.cell.recurrent_activation.__name__]
-    inner = _ACTIVATIONS[layer.cell.activation.__name__]
     attributes: dict[str, Any] = {
         "hidden_size": layer.units,
         "direction": "reverse" if layer.go_backwards else "forward",
-        "activations": [gates, inner, inner] if kind == "LSTM" else [gates, inner],
+        "activations": [_ACTIVATIONS[each] for each in _activations(layer, kind)],
     }
     if kind == "GRU":
         attributes["linear_before_reset"] = int(layer.cell.reset_after)
@@ -160,7 +168,7 @@ def _weights(layer: Any) -> _Weights:
     """W and R [gates * units, size] and B [2 * gates * units] or None, in the order of ONNX."""
     # Keras' order is input, forget, cell, output; ONNX's input, output, forget, cell. A GRU's
     # gates are in one order: update, reset, hidden.
-    order = [0, 3, 1, 2] if _kind(layer) == "LSTM" else [0, 1, 2]
+    order = {"LSTM": [0, 3, 1, 2], "GRU": [0, 1, 2], "RNN": [0]}[_kind(layer) or ""]
 
     def ordered(value: Any) -> Array:
         parts = np.split(np.asarray(value), len(order), axis=-1)

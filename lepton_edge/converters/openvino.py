@@ -27,7 +27,7 @@ class Options(_qdq.Options):
 
     `through` is the way from the source: `onnx` exports it to ONNX first, `direct` gives it to
     OpenVINO. By default PyTorch goes through ONNX (as exact, twice as fast over the zoo), Keras'
-    LSTM and GRU too (OpenVINO would keep their loops), and all else is direct, but for int8.
+    recurrent layers too (OpenVINO would keep their loops), and all else is direct, but for int8.
     `opset` and `exporter` are those of the ONNX export. `quantizer` is who makes int8: this
     project, with the options of `Tuning`, or the library NNCF, whose are `bias_correction` (full)
     and `overflow_fix` (none). Measured, SQNR of the demo's CNN by NNCF:
@@ -106,7 +106,7 @@ def convert(
                 made, calibration, dialect, options, out, precision=target.precision
             )
         steps, versions = made.steps, {**made.versions, **versions}
-        native = _from_onnx(ov, made.proto, out)
+        native = _from_onnx(ov, made.proto, out, calibrated=own)
     else:
         native = _direct(ov, model, signature, options.batch)
     _name_and_shape(native, signature)
@@ -165,7 +165,7 @@ def _refuse_foreign(options: Options) -> None:
             )
 
 
-def _from_onnx(ov: Any, proto: Any, folder: Path) -> Any:
+def _from_onnx(ov: Any, proto: Any, folder: Path, *, calibrated: bool) -> Any:
     file = folder / ".through.onnx"
     try:
         floats.save(proto, file)
@@ -173,7 +173,8 @@ def _from_onnx(ov: Any, proto: Any, folder: Path) -> Any:
         # The weights are read from the file when needed; a copy lets it go.
         return native.clone()
     except _failures() as error:
-        raise _cannot(error, "direct") from None
+        other = "Ask for fp16 or int8-weights" if calibrated else "Pass the option through=direct"
+        raise _cannot(error, other) from None
     finally:
         for part in folder.glob(f"{file.name}*"):
             part.unlink()
@@ -200,7 +201,7 @@ def _direct(ov: Any, model: Model, signature: Signature, batch: floats.Batch) ->
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return ov.convert_model(subject, **given)
         except _failures() as error:
-            raise _cannot(error, "onnx") from None
+            raise _cannot(error) from None
     subject = model.native if model.framework == "keras" else str(model.native)
     if model.framework == "keras":
         keras = floats.backend("keras", "Keras", "tensorflow")
@@ -212,7 +213,7 @@ def _direct(ov: Any, model: Model, signature: Signature, batch: floats.Batch) ->
             warnings.simplefilter("ignore")
             return ov.convert_model(subject)
     except Exception as error:  # noqa: BLE001 (OpenVINO raises the bare class for a failed trace)
-        raise _cannot(error, "onnx") from None
+        raise _cannot(error) from None
 
 
 def _better_exported(model: Model) -> bool:
@@ -303,12 +304,12 @@ def _reason(error: Exception) -> str:
     return (lines or [type(error).__name__])[0].rstrip(". ")[:300]
 
 
-def _cannot(error: Exception, other: str) -> errors.CannotConvert:
+def _cannot(error: Exception, other: str = "Pass the option through=onnx") -> errors.CannotConvert:
     lines = str(error).splitlines()
     # OpenVINO names unknown operators in a line of its own, far from the first.
     telling = [line.strip() for line in lines if "No translator found" in line or "::" in line]
     telling = [line for line in telling if "No " in line or "aten::" in line]
     return errors.CannotConvert(
         f"OpenVINO cannot read this model: {telling[0][:300] if telling else _reason(error)}.",
-        next=f"Pass the option through={other}, or rewrite that part of the model.",
+        next=f"{other}, or rewrite that part of the model.",
     )

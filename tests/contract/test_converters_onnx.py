@@ -271,7 +271,8 @@ def keras_recurrent(form: str, path: Path) -> Model:
     elif form == "masked":
         made = layers.LSTM(8)(layers.Masking()(given))
     else:
-        made = layers.GRU(8, activation="relu")(given)
+        made = layers.GRU(8, activation="relu", return_sequences=True)(given)
+        made = layers.SimpleRNN(5)(made)
     model = keras.Model(inputs, layers.Dense(3)(made))
     rng = np.random.default_rng(0)
     model.set_weights([each + rng.normal(0, 0.1, each.shape) for each in model.get_weights()])
@@ -286,7 +287,7 @@ def keras_recurrent(form: str, path: Path) -> Model:
         ("states", {"LSTM": 2}),
         ("bidirectional", {"LSTM": 2, "GRU": 2}),
         ("backwards", {"LSTM": 1, "GRU": 1}),
-        ("any length", {"GRU": 1}),
+        ("any length", {"GRU": 1, "RNN": 1}),
         ("masked", {"Loop": 1}),
     ],
 )
@@ -298,7 +299,7 @@ def test_keras_recurrent_layers_are_operators(
     artifact = convert(model, tmp_path / "out")
     assert sqnr_db(model, artifact) > 100
     found = [node.op_type for node in onnx.load(artifact.path).graph.node]
-    for kind in ("LSTM", "GRU", "Loop"):
+    for kind in ("LSTM", "GRU", "RNN", "Loop"):
         assert found.count(kind) == expected.get(kind, 0)
 
 
