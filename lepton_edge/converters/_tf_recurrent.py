@@ -78,8 +78,8 @@ def _kind(layer: Any) -> str | None:
 
 def _activations(layer: Any, kind: str) -> list[str]:
     """Of the gates, where there are any, and inside, by their names in Keras."""
-    cell, gates = layer.cell, 0 if kind == "RNN" else 1
-    found = [cell.recurrent_activation] * gates + [cell.activation] * (2 if kind == "LSTM" else 1)
+    gates = [] if kind == "RNN" else [layer.cell.recurrent_activation]
+    found = gates + [layer.cell.activation] * (2 if kind == "LSTM" else 1)
     return [getattr(each, "__name__", "") for each in found]
 
 
