@@ -144,6 +144,7 @@ class QuantizedTraining:
         return module, OnnxModule(made.graph, plan.weights), finish
 
     def _tflite(self, model: Path, data: Data, tuning: Tuning, bindings: tuple[Any, Any]) -> Begun:
+        from lepton_edge.compress import _tflite_compare
         from lepton_edge.compress import _tflite_module as tflite
 
         dialect = dialects.load(self.dialect)
@@ -166,7 +167,7 @@ class QuantizedTraining:
                     for op in graph.ops
                 ),
                 "float_nodes": made.floats(),
-                "equal": tflite.compare(out, module, data),
+                "equal": _tflite_compare.compare(out, module, data),
             }
 
         return module, teacher, finish

@@ -22,7 +22,8 @@ from lepton_edge.artifact import Artifact, Binding  # noqa: E402
 from lepton_edge.calibration.graph_tflite import Graph, interpreter  # noqa: E402
 from lepton_edge.calibration.observe_onnx import Data  # noqa: E402
 from lepton_edge.compress import Training  # noqa: E402
-from lepton_edge.compress._tflite_module import TfliteModule, compare, trainable  # noqa: E402
+from lepton_edge.compress._tflite_compare import compare  # noqa: E402
+from lepton_edge.compress._tflite_module import TfliteModule, trainable  # noqa: E402
 from lepton_edge.compress.quantize import QuantizedTraining  # noqa: E402
 from lepton_edge.compression import finetune, finetune_int8  # noqa: E402
 from lepton_edge.converters import _tflite_int8, tflite  # noqa: E402
